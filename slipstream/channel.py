@@ -1,0 +1,108 @@
+"""L1: a bounded hand-off from one producer to one consumer. Nothing in it is lost by a cancelled `get`.
+
+The bound is in bytes, the overflow policy is ERROR: `offer` refuses, and the producer decides (a watch drops its
+consumer and resumes after the last accepted item once there is room). Closing is a latch beside the queue, never an
+item in it: what was accepted before is still handed out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ChannelClosed(Exception):
+    """The channel was closed without an error and everything in it has been handed out."""
+
+
+class Channel(Generic[T]):
+    """A FIFO of items with sizes, for one consumer at a time."""
+
+    def __init__(self, *, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ValueError("max_bytes is at least 1")
+        self._max_bytes = max_bytes
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._wanted = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def closed(self) -> bool:
+        """No more is accepted; there may be items left to get."""
+        return self._closed
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the channel was closed with."""
+        return self._error
+
+    def offer(self, item: T, size: int) -> bool:
+        """Queue the item if there is room; True if it was. One item larger than the bound passes an empty channel."""
+        if self._closed or (self._items and self._bytes + size > self._max_bytes):
+            return False
+        self._items.append((item, size))
+        self._bytes += size
+        self._wake()
+        return True
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Accept no more. The consumer gets what is queued, then `error` (None: ChannelClosed). The first call wins."""
+        if not self._closed:
+            self._closed = True
+            self._error = error
+            self._wake()
+
+    def get_nowait(self) -> T | None:
+        """The next item, or None if there is none now. Raises as `get` once closed and empty."""
+        if self._items:
+            item, size = self._items.popleft()
+            self._bytes -= size
+            return item
+        if self._closed:
+            raise self._error if self._error is not None else ChannelClosed
+        return None
+
+    def peek(self, index: int = 0) -> T:
+        """An item without taking it, 0 being the next. Raises: IndexError."""
+        return self._items[index][0]
+
+    async def get(self) -> T:
+        """Wait for the next item and take it. Cancelled, it has taken nothing.
+
+        Raises: ChannelClosed, or the error that the channel was closed with, after the last item;
+            RuntimeError if another task is already waiting.
+        """
+        await self.wait()
+        item = self.get_nowait()
+        assert item is not None  # wait() returned, and taking is not interleaved with anything
+        return item
+
+    async def wait(self, *, more_than: int = 0) -> None:
+        """Return once more than so many items are queued or the channel is closed; takes nothing."""
+        while len(self._items) <= more_than and not self._closed:
+            if self._waiter is not None:
+                raise RuntimeError("another task is already waiting on this channel")
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._wanted = more_than
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and (self._closed or len(self._items) > self._wanted) and not waiter.done():
+            waiter.set_result(None)

@@ -1,0 +1,424 @@
+"""L0: the values that every layer speaks in. All are immutable; constructors take keywords only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from slipstream.keys import check_bucket
+
+MAX_HISTORY = 64
+_U64 = 2**64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class VersionToken:
+    """Which write a value came from: compare-and-swap hands it back. Opaque, 0 to 10 bytes, hashable."""
+
+    raw: bytes = b""
+
+    def __post_init__(self) -> None:
+        if len(self.raw) > 10:
+            raise ValueError(f"a version token has at most 10 bytes, not {len(self.raw)}")
+
+    @classmethod
+    def unknown(cls) -> VersionToken:
+        """The token of a write whose revision could not be read; it never moves a cursor."""
+        return _UNKNOWN
+
+    @classmethod
+    def from_u64(cls, revision: int) -> VersionToken:
+        """The token of a revision, 0 to 2**64 - 1. Raises: ValueError outside of that."""
+        if not 0 <= revision < _U64:
+            raise ValueError(f"a revision lies between 0 and 2**64 - 1, not {revision}")
+        return cls(raw=revision.to_bytes(8, "big"))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> VersionToken:
+        """The token that `bytes(token)` gave. Raises: ValueError for more than 10 bytes."""
+        return cls(raw=bytes(raw))
+
+    @property
+    def is_unknown(self) -> bool:
+        return not self.raw
+
+    def as_u64(self) -> int | None:
+        """The revision, or None unless the token has exactly 8 bytes."""
+        return int.from_bytes(self.raw, "big") if len(self.raw) == 8 else None
+
+    def __bytes__(self) -> bytes:
+        return self.raw
+
+    def __str__(self) -> str:
+        revision = self.as_u64()
+        if revision is not None:
+            return str(revision)
+        return f"0x{self.raw.hex()}" if self.raw else "unknown"
+
+    def __repr__(self) -> str:
+        return f"VersionToken({self})"
+
+
+_UNKNOWN = VersionToken()
+
+_CURSOR_TEXT = re.compile(r"(?P<revision>[0-9]{1,20})(?:@(?P<micros>[0-9]{1,18}))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class WatchCursor:
+    """A position to resume a watch from: everything up to `revision` has been seen.
+
+    Cursors are compared (`<`, `<=`, ...) within one incarnation only; an unknown incarnation compares with any.
+
+    Attributes:
+        revision: the bucket-wide revision, None for "from the beginning".
+        incarnation: which life of the bucket it belongs to (the stream's creation time, UTC), None if unknown.
+    """
+
+    revision: int | None = None
+    incarnation: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.revision is not None and not 0 <= self.revision < _U64:
+            raise ValueError(f"a revision lies between 0 and 2**64 - 1, not {self.revision}")
+        if self.incarnation is not None and self.incarnation.tzinfo is None:
+            raise ValueError("an incarnation is a time with its zone")
+
+    @classmethod
+    def none(cls) -> WatchCursor:
+        """The cursor before everything: a watch from it begins with the current state."""
+        return _NO_CURSOR
+
+    @classmethod
+    def from_version(cls, version: VersionToken) -> WatchCursor:
+        """The position right after this write, of an unknown incarnation; `none()` for an unknown version.
+
+        Raises: ValueError for a token that holds no revision.
+        """
+        if version.is_unknown:
+            return _NO_CURSOR
+        revision = version.as_u64()
+        if revision is None:
+            raise ValueError(f"version {version} holds no revision to resume from")
+        return cls(revision=revision)
+
+    @classmethod
+    def from_u64(cls, revision: int) -> WatchCursor:
+        """The position right after this revision, of an unknown incarnation."""
+        return cls(revision=revision)
+
+    @property
+    def is_none(self) -> bool:
+        return self.revision is None
+
+    def as_u64(self) -> int | None:
+        return self.revision
+
+    def to_bytes(self) -> bytes:
+        """0 bytes for `none()`, else the revision (8) and, where known, the incarnation in microseconds (8)."""
+        if self.revision is None:
+            return b""
+        head = self.revision.to_bytes(8, "big")
+        return head if self.incarnation is None else head + _micros(self.incarnation).to_bytes(8, "big")
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> WatchCursor:
+        """The cursor that `to_bytes` gave. Raises: ValueError for anything else."""
+        if not raw:
+            return _NO_CURSOR
+        if len(raw) not in (8, 16):
+            raise ValueError(f"a cursor has 0, 8 or 16 bytes, not {len(raw)}")
+        incarnation = _from_micros(int.from_bytes(raw[8:], "big")) if len(raw) == 16 else None
+        return cls(revision=int.from_bytes(raw[:8], "big"), incarnation=incarnation)
+
+    @classmethod
+    def parse(cls, text: str) -> WatchCursor:
+        """The cursor that `str` gave. Raises: ValueError for anything else."""
+        if text == "none":
+            return _NO_CURSOR
+        found = _CURSOR_TEXT.fullmatch(text)
+        if found is None:
+            raise ValueError(f"not a cursor: {text!r}")
+        micros = found["micros"]
+        return cls(
+            revision=int(found["revision"]), incarnation=None if micros is None else _from_micros(int(micros))
+        )
+
+    def __str__(self) -> str:
+        if self.revision is None:
+            return "none"
+        return str(self.revision) if self.incarnation is None else f"{self.revision}@{_micros(self.incarnation)}"
+
+    def __repr__(self) -> str:
+        return f"WatchCursor({self})"
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, WatchCursor):
+            return NotImplemented
+        return self._order(other) < other._order(self)
+
+    def __le__(self, other: object) -> bool:
+        if not isinstance(other, WatchCursor):
+            return NotImplemented
+        return self._order(other) <= other._order(self)
+
+    def __gt__(self, other: object) -> bool:
+        if not isinstance(other, WatchCursor):
+            return NotImplemented
+        return self._order(other) > other._order(self)
+
+    def __ge__(self, other: object) -> bool:
+        if not isinstance(other, WatchCursor):
+            return NotImplemented
+        return self._order(other) >= other._order(self)
+
+    def _order(self, other: WatchCursor) -> int:
+        if None not in (self.incarnation, other.incarnation) and self.incarnation != other.incarnation:
+            raise ValueError("cursors of two incarnations of a bucket do not compare: their revisions restart")
+        return -1 if self.revision is None else self.revision
+
+
+_NO_CURSOR = WatchCursor()
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _from_micros(micros: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        raise ValueError("not a cursor: its incarnation lies outside of the calendar") from None
+
+
+class Operation(Enum):
+    """What happened to a key."""
+
+    PUT = "PUT"
+    DELETE = "DELETE"
+    PURGE = "PURGE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvEntry:
+    """A key and its value.
+
+    Attributes:
+        version: hand it to `update` or `delete_with_version`.
+        created: when the server stored it (UTC), None where unknown.
+    """
+
+    __match_args__: ClassVar[tuple[str, ...]] = ("key", "value", "version")
+
+    key: str
+    value: bytes
+    version: VersionToken
+    created: datetime | None = None
+
+    @property
+    def revision(self) -> int | None:
+        return self.version.as_u64()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvUpdate:
+    """One watched change of one key.
+
+    Attributes:
+        value: the new value; empty unless the operation is PUT.
+        expired: the server removed the key because its time was up.
+        transaction: the atomic commit that it belongs to, None outside of one.
+        commit: it is the last update of that commit.
+        created: when the server stored it (UTC), None where unknown.
+    """
+
+    __match_args__: ClassVar[tuple[str, ...]] = ("operation", "key", "value")
+
+    operation: Operation
+    key: str
+    value: bytes = b""
+    version: VersionToken = _UNKNOWN
+    expired: bool = False
+    transaction: str | None = None
+    commit: bool = False
+    created: datetime | None = None
+
+    @property
+    def revision(self) -> int | None:
+        return self.version.as_u64()
+
+    @property
+    def entry(self) -> KvEntry | None:
+        """The entry that a PUT left behind, None after a DELETE or PURGE."""
+        if self.operation is not Operation.PUT:
+            return None
+        return KvEntry(key=self.key, value=self.value, version=self.version, created=self.created)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _at_least_a_second(value: timedelta | None) -> timedelta | None:
+    # "subject delete marker TTL must be at least 1 second" (PROTOCOL.md, a)
+    if value is not None and value < timedelta(seconds=1):
+        raise ValueError("marker_ttl is at least one second; None turns markers off")
+    return value
+
+
+def _positive_age(value: timedelta | None) -> timedelta | None:
+    # "max age needs to be >= 100ms" (PROTOCOL.md, a)
+    if value is not None and value < timedelta(milliseconds=100):
+        raise ValueError("max_age is at least 0.1 seconds; None keeps values for ever")
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    # bool is an int to Python: max_history=True would pass as 1.
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not a bool")
+    return value
+
+
+_Count = Annotated[int, BeforeValidator(_no_bool)]
+
+
+class Placement(_Frozen):
+    """Where a cluster puts the bucket: the name of the cluster, tags that its servers must carry, or both."""
+
+    cluster: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class StoreConfig(_Frozen):
+    """How a bucket is made. It applies at creation only: an existing bucket is left as it is.
+
+    Attributes:
+        name: letters, digits, `-` and `_`.
+        storage: `persistent` (files) or `memory`.
+        max_history: how many revisions of a key are kept, 1 to 64.
+        max_age: seconds or `timedelta` after which a value expires; None keeps it.
+        max_bytes: size of the whole bucket; None for no limit.
+        max_value_size: size of one value in bytes; None for no limit but the server's.
+        num_replicas: how many servers of a cluster hold the bucket, 1 to 5.
+        discard: what a full bucket does: `new` refuses writes, `old` drops its oldest revisions.
+        marker_ttl: seconds or `timedelta` for which the mark of an expired key stays, so that watches see the
+            expiry; at least 1 s, None for no marks. One hour unless set. Servers before 2.11.2 have no marks.
+        placement: where a cluster puts it.
+        mirror: the name of a bucket that this one copies; writes through the mirror go to that bucket.
+        metadata: text pairs kept with the bucket.
+
+    Raises: pydantic's ValidationError, a ValueError.
+    """
+
+    name: Annotated[str, AfterValidator(check_bucket)]
+    storage: Literal["persistent", "memory"] = "persistent"
+    max_history: Annotated[_Count, Field(ge=1, le=MAX_HISTORY)] = 1
+    max_age: Annotated[timedelta | None, BeforeValidator(_no_bool), AfterValidator(_positive_age)] = None
+    max_bytes: Annotated[_Count, Field(ge=1)] | None = None
+    max_value_size: Annotated[_Count, Field(ge=1)] | None = None
+    num_replicas: Annotated[_Count, Field(ge=1, le=5)] = 1
+    discard: Literal["new", "old"] = "new"
+    description: str | None = None
+    compression: bool = False
+    marker_ttl: Annotated[timedelta | None, BeforeValidator(_no_bool), AfterValidator(_at_least_a_second)] = timedelta(
+        hours=1
+    )
+    placement: Placement | None = None
+    mirror: Annotated[str, AfterValidator(check_bucket)] | None = None
+    metadata: Mapping[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_mirror_of_itself(self) -> Self:
+        if self.mirror == self.name:
+            raise ValueError("a bucket cannot mirror itself")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """A field in which an existing bucket differs from the configuration that was asked for."""
+
+    field: str
+    wanted: Any
+    actual: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStatus:
+    """A bucket as the server has it.
+
+    Attributes:
+        keys: keys with a record, tombstones included.
+        bytes: size of what is stored.
+        first_revision: the oldest revision held; `last_revision + 1` where nothing is held any more.
+        last_revision: the newest revision ever given out; 0 before the first write.
+        incarnation: when this bucket was made (UTC); another one is another life of the bucket.
+        replicas: how many servers hold it.
+        leader: the server that takes its writes, None where unknown or not clustered.
+        config: the configuration in force.
+        drift: where `config` differs from what was asked for when the store was opened.
+    """
+
+    keys: int
+    bytes: int
+    first_revision: int
+    last_revision: int
+    incarnation: datetime
+    replicas: int
+    leader: str | None
+    config: StoreConfig
+    drift: list[Drift] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchStatistics:
+    """How a watch is doing.
+
+    Attributes:
+        pending: updates that the server holds for this watch or that wait to be handed out, as last reported.
+        delivered: updates handed out.
+        resumes: how often the watch was set up anew behind the scenes.
+        last_heard: seconds since the server was last heard from on this watch.
+    """
+
+    pending: int
+    delivered: int
+    resumes: int
+    last_heard: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionCapabilities:
+    """What the server at the other end really does, so that a caller can choose before trying.
+
+    Attributes:
+        streaming_watch: `watch` delivers changes as they happen.
+        prefix_watch: `watch` filters by prefix on the server, several prefixes included.
+        ttl: keys may expire one by one.
+        purge: `purge` removes the history of a key.
+        cas: `create`, `update` and `delete_with_version` are atomic.
+        transactions: `transaction` and `atomically`.
+        fencing: `fenced`.
+        max_value_size: bytes, 0 where no limit is known.
+        global_ordering: revisions are ordered across stores.
+    """
+
+    streaming_watch: bool = True
+    prefix_watch: bool = True
+    ttl: bool = False
+    purge: bool = True
+    cas: bool = True
+    transactions: bool = False
+    fencing: bool = False
+    max_value_size: int = 0
+    global_ordering: bool = False

@@ -1,0 +1,1 @@
+"""L2: one package per backend; nothing is shared between them."""

@@ -1,0 +1,176 @@
+"""One bucket as the backend works on it, and the bounds of every operation on it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from slipstream.errors import (
+    KvError,
+    NotConnectedError,
+    OperationTimeoutError,
+    StoreNotFoundError,
+    ValueTooLargeError,
+)
+from slipstream.interfaces import Reads
+from slipstream.model import Drift, KvEntry, VersionToken
+from slipstream.resume import Retention
+from slipstream.stores.nats.api import JetStreamApi, StoredMessage
+from slipstream.stores.nats.decode import is_marker
+from slipstream.stores.nats.error_map import ApiError, permission_denied, to_kv_error
+from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Lane, NoResponders, TooLarge
+from slipstream.stores.nats.subjects import filter_for, filters_for, subject_prefix
+
+T = TypeVar("T")
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+
+
+class Background(Protocol):
+    """Where a task goes that outlives the call which needed it: the connection owns it and ends it."""
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]: ...
+
+
+class Pauses:
+    """Growing pauses with jitter between attempts at what nobody announces, as the end of an election."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST_PAUSE
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self._next * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+        self._next = min(_LONGEST_PAUSE, self._next * 2)
+
+
+def settle(error: Exception, *, store: str | None, key: str | None, outcome_unknown: bool = False) -> KvError:
+    """The public error for what a lane or the API raised."""
+    match error:
+        case KvError():
+            return error
+        case ApiError():
+            return to_kv_error(error, store=store, key=key)
+        case Denied():
+            return permission_denied(error.action, error.subject, store=store, key=key)
+        case Closed():
+            return NotConnectedError(store=store, key=key, message="the connection was shut down")
+        case Disconnected():
+            return NotConnectedError(
+                store=store, key=key, message="the connection was lost", outcome_unknown=outcome_unknown and error.sent
+            )
+        case TooLarge():
+            return ValueTooLargeError(store=store, key=key, message="the message exceeds the server's max_payload")
+        case NoResponders():
+            return StoreNotFoundError(store=store, key=key)
+        case _:
+            raise error
+
+
+LANE_FAILURES = (ApiError, Closed, Denied, Disconnected, NoResponders, TooLarge)
+
+
+@asynccontextmanager
+async def deadline(seconds: float, *, store: str | None, key: str | None = None) -> AsyncIterator[None]:
+    """Bound a block that changes nothing on the server."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        if isinstance(error, OperationTimeoutError):
+            raise
+        raise OperationTimeoutError(store=store, key=key, message=f"no answer within {seconds:g} s") from None
+
+
+@dataclass(slots=True, kw_only=True)
+class Bucket:
+    """What a handle knows of its bucket.
+
+    Attributes:
+        origin: the bucket whose subjects it uses: its own name, or the one that it mirrors.
+        resend_seconds: how long the server remembers message ids; 0 where writes are not sent again.
+        own_writes: the last revision that this handle wrote of each key, for `reads="session"`.
+    """
+
+    name: str
+    origin: str
+    stream: str
+    api: JetStreamApi
+    background: Background
+    op_timeout: float
+    heartbeat: float
+    reads: Reads
+    direct: bool
+    max_value_size: int | None
+    retention: Retention
+    resend_seconds: float
+    drift: list[Drift]
+    own_writes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def lane(self) -> Lane:
+        return self.api.lane
+
+    def subject(self, key: str) -> str:
+        return subject_prefix(self.origin) + key
+
+    def key(self, subject: str) -> str:
+        return subject.removeprefix(subject_prefix(self.origin))
+
+    def filter(self, prefix: str) -> str:
+        return filter_for(self.origin, prefix)
+
+    def filters(self, prefixes: list[str]) -> list[str]:
+        return filters_for(self.origin, prefixes)
+
+    async def read(self, attempt: Callable[[], Awaitable[T]], *, key: str | None = None) -> T:
+        """The result of an attempt that changes nothing; repeated within `op_timeout` while nobody answers."""
+        async with deadline(self.op_timeout, store=self.name, key=key):
+            pauses = Pauses()
+            while True:
+                try:
+                    return await attempt()
+                except Disconnected:
+                    await self.wait_connected(key)
+                except NoResponders:
+                    await self.look_up(key)
+                    await pauses.pause()
+                except ApiError as error:
+                    if not error.is_temporary:
+                        raise settle(error, store=self.name, key=key) from None
+                    await pauses.pause()
+                except (Closed, Denied, TooLarge) as error:
+                    raise settle(error, store=self.name, key=key) from None
+
+    async def look_up(self, key: str | None) -> None:
+        """Nobody answered: raise StoreNotFoundError if the bucket is gone; return if it may be an election."""
+        try:
+            await self.api.stream_info(self.stream)
+        except (NoResponders, Disconnected):
+            return
+        except ApiError as error:
+            if not error.is_temporary:
+                raise settle(error, store=self.name, key=key) from None
+        except (Closed, Denied) as error:
+            raise settle(error, store=self.name, key=key) from None
+
+    async def wait_connected(self, key: str | None) -> None:
+        """Return once connected. Raises: NotConnectedError where that will not be."""
+        try:
+            await self.lane.wait_connected()
+        except Closed as error:
+            raise settle(error, store=self.name, key=key) from None
+
+    def entry(self, message: StoredMessage) -> KvEntry | None:
+        """The raw record, None for a marker."""
+        if is_marker(message.headers):
+            return None
+        return KvEntry(
+            key=self.key(message.subject),
+            value=message.data,
+            version=VersionToken.from_u64(message.sequence),
+            created=message.created,
+        )

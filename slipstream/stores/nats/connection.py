@@ -1,0 +1,261 @@
+"""The connection to NATS: one nats-py client, one lane over it, and the stores opened on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+from nats.aio.client import Client
+
+from slipstream.errors import (
+    KvError,
+    NotConnectedError,
+    OperationTimeoutError,
+    StoreNotFoundError,
+    UnsupportedError,
+)
+from slipstream.interfaces import Connection, KvStore, Reads
+from slipstream.keys import check_bucket
+from slipstream.model import ConnectionCapabilities, StoreConfig
+from slipstream.stores.nats.api import JetStreamApi, StreamInfo
+from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, settle
+from slipstream.stores.nats.config import NatsConnectionConfig
+from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
+from slipstream.stores.nats.features import MINIMUM, ServerFeatures
+from slipstream.stores.nats.lane import Disconnected, NoResponders
+from slipstream.stores.nats.provision import open_bucket
+from slipstream.stores.nats.session import Session
+from slipstream.stores.nats.store import NatsStore
+from slipstream.stores.nats.stream_config import NANOSECONDS, drift, from_stream, retention
+from slipstream.stores.nats.subjects import bucket_name, stream_name
+
+_log = logging.getLogger(__name__)
+
+
+class NatsConnection(Connection):
+    """A connection to a NATS server or cluster; reconnects by itself until `shutdown`."""
+
+    def __init__(self, config: NatsConnectionConfig | None = None) -> None:
+        self._config = config if config is not None else NatsConnectionConfig()
+        self._borrowed: Client | None = None
+        self._session: Session | None = None
+        self._closed = False
+        self._background: set[asyncio.Task[None]] = set()
+        self._warned: set[tuple[str, str]] = set()
+
+    @classmethod
+    def from_client(cls, client: Client, *, op_timeout: float = 30.0, domain: str | None = None) -> NatsConnection:
+        """A connection over a nats-py client that you connected. It is never closed, redialled or set up anew.
+
+        Its events cannot be subscribed to: a disconnect is noticed within half a second, by looking.
+        """
+        connection = cls(NatsConnectionConfig(op_timeout=op_timeout, domain=domain))
+        connection._borrowed = client
+        return connection
+
+    async def connect(self) -> None:
+        if self._closed:
+            raise NotConnectedError(message="this connection was shut down: make a new one")
+        if self._session is not None and not self._session.is_closed:
+            return
+        # No lock: several tasks may dial at once, the first to finish wins. A lock would make shutdown() wait.
+        if self._borrowed is not None:
+            session = await Session.borrow(self._borrowed)
+        else:
+            session = await Session.dial(self._config)
+        if not self._adopt(session):
+            await session.aclose()
+            if self._session is None:
+                raise NotConnectedError(message="the connection was shut down while it was being opened")
+            return
+        await self._learn_features(session)
+
+    async def shutdown(self) -> None:
+        self._closed = True
+        session, self._session = self._session, None
+        background = set(self._background)
+        if session is not None:
+            await session.aclose()
+        for task in background:
+            task.cancel()
+        if background:
+            await asyncio.wait(background)
+
+    def is_healthy(self) -> bool:
+        return not self._closed and self._session is not None and self._session.lane.is_connected
+
+    @property
+    def capabilities(self) -> ConnectionCapabilities:
+        session = self._open_session()
+        working = session.features is not None
+        return ConnectionCapabilities(
+            streaming_watch=working,
+            prefix_watch=working,
+            purge=working,
+            cas=working,
+            max_value_size=session.lane.max_payload,
+        )
+
+    async def store(self, config: str | StoreConfig, *, reads: Reads | None = None) -> KvStore:
+        wanted = StoreConfig(name=config) if isinstance(config, str) else config
+        if reads not in (None, "leader", "session", "any"):
+            raise ValueError(f"reads is 'leader', 'session' or 'any', not {reads!r}")
+        session = self._open_session()
+        timeout = self._config.op_timeout
+
+        async def attempt() -> StreamInfo:
+            features = await self._features(session)
+            return await open_bucket(
+                self._api(session),
+                session.client,
+                wanted,
+                features,
+                domain=self._config.domain,
+                create_timeout=timeout / 3,
+            )
+
+        info = await self._run(attempt, store=wanted.name)
+        return NatsStore(self._bucket(session, wanted, info, reads))
+
+    async def stores(self) -> list[str]:
+        session = self._open_session()
+
+        async def attempt() -> list[str]:
+            await self._features(session)
+            return await self._api(session).stream_names()
+
+        names = await self._run(attempt, store=None)
+        return sorted(name for stream in names if (name := bucket_name(stream)) is not None)
+
+    async def delete_store(self, name: str) -> None:
+        check_bucket(name)
+        session = self._open_session()
+
+        async def attempt() -> None:
+            await self._features(session)
+            await self._api(session).delete_stream(stream_name(name))
+
+        await self._run(attempt, store=name)
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._closed else "healthy" if self.is_healthy() else "not connected"
+        return f"NatsConnection({self._config.safe_url if self._borrowed is None else 'borrowed client'}, {state})"
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run work that outlives the call which needed it; `shutdown` ends it."""
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    # Inside.
+
+    def _adopt(self, session: Session) -> bool:
+        """Make it the connection's session, unless another one won meanwhile or the connection was shut down."""
+        if self._closed or (self._session is not None and not self._session.is_closed):
+            return False
+        self._session = session
+        return True
+
+    def _open_session(self) -> Session:
+        if self._closed:
+            raise NotConnectedError(message="the connection was shut down")
+        if self._session is None:
+            raise NotConnectedError(message="not connected yet: await connect(), or use `async with`")
+        return self._session
+
+    def _api(self, session: Session) -> JetStreamApi:
+        return JetStreamApi(session.lane, domain=self._config.domain)
+
+    async def _learn_features(self, session: Session) -> None:
+        """Ask what the server can do. A server without JetStream is connected to, but opens no store."""
+        try:
+            async with asyncio.timeout(self._config.op_timeout):
+                await self._features(session)
+        except (TimeoutError, UnsupportedError, ApiError, *LANE_FAILURES) as error:
+            _log.debug("JetStream does not answer on %s: %s", self._config.safe_url, error)
+
+    async def _features(self, session: Session) -> ServerFeatures:
+        if session.features is None:
+            try:
+                level = await self._api(session).api_level()
+            except NoResponders:
+                raise UnsupportedError(message=f"{self._where(session)} has no JetStream: start it with -js") from None
+            except ApiError as error:
+                if error.err_code == NOT_ENABLED_FOR_ACCOUNT:
+                    raise UnsupportedError(
+                        message=f"JetStream is not enabled for this account on {self._where(session)}"
+                    ) from None
+                raise
+            version = session.server_version
+            if version < MINIMUM:
+                raise UnsupportedError(message=f"nats-server {'.'.join(map(str, version))} is older than 2.10")
+            session.features = ServerFeatures(version=version, api_level=level)
+        return session.features
+
+    def _where(self, session: Session) -> str:
+        return f"nats-server {'.'.join(map(str, session.server_version))} at {session.where}"
+
+    async def _run(self, attempt: Any, *, store: str | None) -> Any:
+        """An attempt at something that may be repeated, within `op_timeout`, while nobody answers."""
+        session = self._open_session()
+        async with deadline(self._config.op_timeout, store=store):
+            pauses = Pauses()
+            while True:
+                try:
+                    return await attempt()
+                except Disconnected:
+                    try:
+                        await session.lane.wait_connected()
+                    except LANE_FAILURES as error:
+                        raise settle(error, store=store, key=None) from None
+                except NoResponders:
+                    await pauses.pause()
+                except ApiError as error:
+                    if not error.is_temporary:
+                        raise settle(error, store=store, key=None) from None
+                    await pauses.pause()
+                except LANE_FAILURES as error:
+                    raise settle(error, store=store, key=None) from None
+
+    def _bucket(self, session: Session, wanted: StoreConfig, info: StreamInfo, reads: Reads | None) -> Bucket:
+        actual = from_stream(info.config)
+        differences = drift(wanted, actual)
+        for difference in differences:
+            if (wanted.name, repr(difference)) not in self._warned:
+                self._warned.add((wanted.name, repr(difference)))
+                _log.warning(
+                    "bucket %s exists with %s=%r, not %r: it is used as it is",
+                    wanted.name,
+                    difference.field,
+                    difference.actual,
+                    difference.wanted,
+                )
+        window = info.config.get("duplicate_window", 0) / NANOSECONDS
+        return Bucket(
+            name=wanted.name,
+            origin=actual.mirror or wanted.name,
+            stream=stream_name(wanted.name),
+            api=self._api(session),
+            background=self,
+            op_timeout=self._config.op_timeout,
+            heartbeat=self._config.heartbeat,
+            reads=reads or ("leader" if info.replicas > 1 else "any"),
+            direct=bool(info.config.get("allow_direct") or info.config.get("mirror_direct")),
+            max_value_size=actual.max_value_size,
+            retention=retention(info.config),
+            resend_seconds=window if self._config.retry_writes else 0.0,
+            drift=differences,
+        )

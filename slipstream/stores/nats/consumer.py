@@ -1,0 +1,130 @@
+"""One ephemeral push consumer with an inbox of its own.
+
+A new inbox for every consumer: a late message or heartbeat of an old one can then never be taken for the new one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from slipstream.errors import UnsupportedError
+from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket
+from slipstream.stores.nats.error_map import CONSUMER_NOT_FOUND, ApiError
+from slipstream.stores.nats.lane import OnMessage, Subscription
+from slipstream.stores.nats.stream_config import NANOSECONDS
+
+_log = logging.getLogger(__name__)
+_INACTIVE_SECONDS = 300
+_CLEAN_UP_SECONDS = 0.5
+"""How long closing waits for the server's word on the removal; it goes on in the background."""
+
+
+class PushConsumer:
+    """Messages of the filters, pushed in stream order: from a sequence on, or beginning with the last of each key."""
+
+    def __init__(self, bucket: Bucket, name: str, subscription: Subscription) -> None:
+        self._bucket = bucket
+        self._subscription = subscription
+        self._closed = False
+        self.name = name
+        self.start = 0
+        self.pending = 0
+
+    @classmethod
+    async def open(
+        cls,
+        bucket: Bucket,
+        on_message: OnMessage,
+        *,
+        purpose: str,
+        filters: list[str],
+        start_after: int | None,
+        last_per_key: bool = True,
+        headers_only: bool = False,
+    ) -> PushConsumer:
+        """Subscribe, then create; what fails or is cancelled half way leaves neither behind.
+
+        Args:
+            start_after: deliver what comes after this sequence; None: from the beginning.
+            last_per_key: from the beginning, deliver the last message of each key only.
+        Raises: UnsupportedError, and what `JetStreamApi` raises.
+        """
+        inbox = bucket.lane.new_inbox()
+        subscription = await bucket.lane.subscribe(inbox, on_message)
+        consumer = cls(bucket, f"slipstream-{purpose}-{secrets.token_hex(8)}", subscription)
+        config: dict[str, Any] = {
+            "name": consumer.name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "deliver_subject": inbox,
+            "idle_heartbeat": int(bucket.heartbeat * NANOSECONDS),
+            "flow_control": True,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": _INACTIVE_SECONDS * NANOSECONDS,
+        }
+        if headers_only:
+            config["headers_only"] = True
+        if len(filters) == 1:
+            config["filter_subject"] = filters[0]
+        else:
+            config["filter_subjects"] = filters
+        if start_after is not None:
+            config["deliver_policy"] = "by_start_sequence"
+            config["opt_start_seq"] = start_after + 1
+        else:
+            config["deliver_policy"] = "last_per_subject" if last_per_key else "all"
+        try:
+            created = await bucket.api.create_consumer(bucket.stream, consumer.name, config)
+            # nats-server before 2.10 drops filter_subjects silently and would deliver everything (PROTOCOL.md, d).
+            if len(filters) > 1 and set(created.config.get("filter_subjects") or ()) != set(filters):
+                raise UnsupportedError(store=bucket.name, message="several prefixes need nats-server 2.10")
+        except BaseException:
+            # Also when the answer never came: the server may have made it.
+            consumer.abandon()
+            raise
+        consumer.start = created.start
+        consumer.pending = created.pending
+        return consumer
+
+    def abandon(self) -> None:
+        """Drop the inbox and have the consumer removed, without waiting; the server reaps it if that is lost."""
+        if not self._closed:
+            self._closed = True
+            self._subscription.close()
+            if self._bucket.lane.is_connected:
+                self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
+
+    async def aclose(self) -> None:
+        """As `abandon`, and wait a moment for the server's word."""
+        if self._closed:
+            return
+        self._closed = True
+        self._subscription.close()
+        if self._bucket.lane.is_connected:
+            removal = self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
+            await asyncio.wait({removal}, timeout=_CLEAN_UP_SECONDS)
+
+    async def _remove(self) -> None:
+        try:
+            async with asyncio.timeout(self._bucket.op_timeout):
+                await self._bucket.api.delete_consumer(self._bucket.stream, self.name)
+        except TimeoutError:
+            self._warn("no answer")
+        except LANE_FAILURES as error:
+            gone = isinstance(error, ApiError) and (error.err_code == CONSUMER_NOT_FOUND or error.is_stream_missing)
+            if not gone:
+                self._warn(str(error) or type(error).__name__)
+
+    def _warn(self, why: str) -> None:
+        _log.warning(
+            "consumer %s of bucket %s could not be removed (%s); the server removes it after %d s without interest",
+            self.name,
+            self._bucket.name,
+            why,
+            _INACTIVE_SECONDS,
+        )

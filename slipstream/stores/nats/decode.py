@@ -1,0 +1,170 @@
+"""What stored messages and their subjects say. Pure.
+
+Facts: PROTOCOL.md sections c (direct get), d (ACK reply subjects) and f (tombstones and markers).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from slipstream.model import KvUpdate, Operation, VersionToken
+
+Headers = Mapping[str, str]
+NO_HEADERS: Headers = {}
+
+OPERATION = "KV-Operation"
+MARKER_REASON = "Nats-Marker-Reason"
+BATCH_ID = "Nats-Batch-Id"
+BATCH_COMMIT = "Nats-Batch-Commit"
+MESSAGE_SIZE = "Nats-Msg-Size"
+MESSAGE_ID = "Nats-Msg-Id"
+ROLLUP = "Nats-Rollup"
+EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+LAST_CONSUMER = "Nats-Last-Consumer"
+LAST_STREAM = "Nats-Last-Stream"
+STALLED = "Nats-Consumer-Stalled"
+SEQUENCE = "Nats-Sequence"
+SUBJECT = "Nats-Subject"
+TIME_STAMP = "Nats-Time-Stamp"
+
+_U64 = 2**64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HEADER_LINE = b"NATS/1.0"
+
+
+class AckMetadata(NamedTuple):
+    """What the reply subject of a delivered message tells."""
+
+    stream_sequence: int
+    consumer_sequence: int
+    timestamp_ns: int
+    pending: int
+
+
+def parse_ack_subject(reply: str) -> AckMetadata | None:
+    """The metadata in an ACK reply subject, None where it cannot be read.
+
+    9 tokens: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`. 11 and more:
+    domain and account hash stand before the stream, and more may follow (ADR-15), so it is read from the front.
+    """
+    tokens = reply.split(".")
+    if len(tokens) == 9:
+        first = 5
+    elif len(tokens) >= 11:
+        first = 7
+    else:
+        return None
+    if tokens[0] != "$JS" or tokens[1] != "ACK":
+        return None
+    numbers = [_u64(token) for token in tokens[first : first + 4]]
+    stream_sequence, consumer_sequence, timestamp_ns, pending = numbers
+    if stream_sequence is None or consumer_sequence is None or timestamp_ns is None or pending is None:
+        return None
+    return AckMetadata(stream_sequence, consumer_sequence, timestamp_ns, pending)
+
+
+def _u64(token: str) -> int | None:
+    # str.isdigit() takes "²" and "٣" too, and int() takes "1_000" and " 1".
+    if not (token.isascii() and token.isdigit()) or len(token) > 20:
+        return None
+    number = int(token)
+    return number if number < _U64 else None
+
+
+def header_number(headers: Headers, name: str) -> int | None:
+    """A header that is a decimal number, None where it is missing or is none."""
+    return _u64(headers.get(name, ""))
+
+
+def parse_time(text: str) -> datetime | None:
+    """A time of the server (RFC 3339, up to nanoseconds) cut to microseconds, None where it cannot be read."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo is not None else None
+
+
+def time_from_ns(nanoseconds: int) -> datetime | None:
+    """A time of the server given in nanoseconds since 1970, None where the calendar has no such time."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return None
+
+
+def parse_stored_headers(encoded: str) -> dict[str, str]:
+    """The headers of a stored message as `STREAM.MSG.GET` gives them (base64); empty where they cannot be read."""
+    try:
+        block = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return {}
+    headers: dict[str, str] = {}
+    if not block.startswith(_HEADER_LINE):
+        return headers
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.strip().decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
+    return headers
+
+
+def operation_of(headers: Headers, size: int) -> tuple[Operation, bool]:
+    """What a stored message means, and whether it is the server's mark of an expired key.
+
+    An empty value is a tombstone: that is what `delete_with_version` writes (DESIGN.md section 4, absent).
+    """
+    match headers.get(OPERATION):
+        case "DEL":
+            return Operation.DELETE, False
+        case "PURGE":
+            return Operation.PURGE, False
+    match headers.get(MARKER_REASON):
+        case None:
+            return (Operation.PUT if size else Operation.DELETE), False
+        case "MaxAge":
+            return Operation.PURGE, True
+        case "Remove":
+            return Operation.DELETE, False
+        case _:
+            return Operation.PURGE, False
+
+
+def is_marker(headers: Headers) -> bool:
+    """The message says itself that the key is gone; an empty value alone does not count."""
+    return OPERATION in headers or MARKER_REASON in headers
+
+
+def value_size(headers: Headers, data: bytes) -> int:
+    """The size of the stored value, also where only the headers were delivered."""
+    announced = header_number(headers, MESSAGE_SIZE)
+    return len(data) if announced is None else announced
+
+
+def make_update(
+    *, key: str, headers: Headers, data: bytes, version: VersionToken, created: datetime | None
+) -> KvUpdate:
+    """The update that a stored message is."""
+    operation, expired = operation_of(headers, value_size(headers, data))
+    return KvUpdate(
+        operation=operation,
+        key=key,
+        value=data if operation is Operation.PUT else b"",
+        version=version,
+        expired=expired,
+        transaction=headers.get(BATCH_ID),
+        commit=BATCH_COMMIT in headers,
+        created=created,
+    )
+
+
+def printable(payload: bytes) -> str:
+    """A payload for a log line: text where it is UTF-8, else hexadecimal with `0x` before it."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return f"0x{payload.hex()}"

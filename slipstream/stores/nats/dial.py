@@ -1,0 +1,154 @@
+"""Opening a nats-py client that is set up for a store rather than for messages."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client, Server
+
+from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, UnsupportedError
+from slipstream.stores.nats.config import NatsConnectionConfig, auth_options
+
+_log = logging.getLogger(__name__)
+_FIRST_WAIT = 0.05
+
+Event = Callable[[], Awaitable[None]]
+
+
+async def nats_connect(url: str | None = None, **options: Any) -> Client:
+    """A connected nats-py client with slipstream's settings; the caller closes it.
+
+    Pings every 2 s and two may be missing, nothing is buffered while disconnected, reconnects for ever with back-off.
+
+    Args:
+        url, options: the fields of `NatsConnectionConfig`.
+    Raises: ConnectionFailedError, AuthenticationError, pydantic's ValidationError (a ValueError).
+    """
+    if url is not None:
+        options["url"] = url
+    return await dial(NatsConnectionConfig(**options))
+
+
+async def dial(
+    config: NatsConnectionConfig,
+    *,
+    on_disconnected: Event | None = None,
+    on_reconnected: Event | None = None,
+    on_closed: Event | None = None,
+    on_error: Callable[[Exception], None] | None = None,
+) -> Client:
+    """Try every server once, within `op_timeout`. Cancelled or failed, it leaves nothing behind."""
+    client = Client()
+    servers = config.servers
+    failures: list[Exception] = []
+    hopeless = asyncio.Event()
+    connected = False
+
+    async def note_error(error: Exception) -> None:
+        if connected:
+            _log.debug("%s: %s", config.safe_url, error)
+            if on_error is not None:
+                on_error(error)
+            return
+        failures.append(error)
+        # nats-py would go round its servers for ever; whoever connects for the first time wants to know.
+        if len(failures) >= len(servers) or _refused(error):
+            hopeless.set()
+
+    if any(server.startswith(("ws://", "wss://")) for server in servers):
+        _require_websockets()
+    options = {
+        "servers": servers,
+        "name": config.name,
+        "error_cb": note_error,
+        "disconnected_cb": on_disconnected,
+        "reconnected_cb": on_reconnected,
+        "closed_cb": on_closed,
+        "connect_timeout": config.connect_timeout,
+        "ping_interval": config.ping_interval,
+        "max_outstanding_pings": config.max_pings_out,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": _FIRST_WAIT,
+        "reconnect_to_server_handler": _next_server(config.reconnect_max_wait),
+        # Nothing is kept for later: a write that waited out a disconnect could overwrite a newer one.
+        "pending_size": 0,
+        # Unbounded: with a bound, nats-py swallows the cancellation of whoever waits for room (2.16.0).
+        "flusher_queue_size": 0,
+        "inbox_prefix": config.inbox_prefix,
+        "tls_handshake_first": config.tls_handshake_first,
+        **auth_options(config),
+    }
+    if config.tls is not None:
+        options["tls"] = config.tls
+    if config.tls_hostname is not None:
+        options["tls_hostname"] = config.tls_hostname
+
+    attempt = asyncio.create_task(client.connect(**options), name="slipstream-dial")
+    given_up = asyncio.create_task(hopeless.wait(), name="slipstream-dial-watch")
+    try:
+        await asyncio.wait({attempt, given_up}, timeout=config.op_timeout, return_when=asyncio.FIRST_COMPLETED)
+        if attempt.done() and attempt.exception() is None:
+            connected = True
+            return client
+        if attempt.done():
+            error = attempt.exception()
+            if isinstance(error, Exception):
+                failures.append(error)
+        raise _failure(config, failures)
+    finally:
+        if not connected:
+            await _abandon(client, attempt)
+        given_up.cancel()
+
+
+async def _abandon(client: Client, attempt: asyncio.Task[None]) -> None:
+    attempt.cancel()
+    await asyncio.wait({attempt})
+    closing = asyncio.create_task(client.close(), name="slipstream-dial-close")
+    # Bounded: nats-py waits for a transport to close that may have nobody at the other end.
+    done, _ = await asyncio.wait({closing}, timeout=1.0)
+    if not done:
+        closing.cancel()
+    elif closing.exception() is not None:
+        _log.debug("closing a client that never connected: %s", closing.exception())
+
+
+def _next_server(max_wait: float) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
+    def choose(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """The server that failed least, after a wait that doubles with its failures; jitter keeps clients apart."""
+        server = min(servers, key=lambda candidate: candidate.reconnects)
+        wait = min(max_wait, _FIRST_WAIT * 2 ** min(server.reconnects, 10))
+        return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+
+    return choose
+
+
+def _refused(error: Exception) -> bool:
+    return isinstance(error, nats.errors.AuthorizationError) or "authorization violation" in str(error).lower()
+
+
+def _failure(config: NatsConnectionConfig, failures: list[Exception]) -> KvError:
+    for error in failures:
+        if _refused(error):
+            return AuthenticationError(
+                message=f"{config.safe_url} refused the credentials: check creds, creds_file or the URL's user and password"
+            )
+        if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) and config.creds_file is not None:
+            return AuthenticationError(message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}")
+    if failures:
+        last = failures[-1]
+        why = str(last) or type(last).__name__
+    else:
+        why = f"no answer within {config.op_timeout:g} s"
+    return ConnectionFailedError(message=f"no connection to {config.safe_url}: {why}")
+
+
+def _require_websockets() -> None:
+    if importlib.util.find_spec("aiohttp") is None:
+        raise UnsupportedError(message="ws:// and wss:// need: pip install 'slipstream-kv[ws]'")

@@ -1,0 +1,167 @@
+"""One write and what becomes of it: done, refused or unknown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from slipstream.errors import (
+    NotConnectedError,
+    OperationFailedError,
+    OperationTimeoutError,
+    RevisionMismatchError,
+    ValueTooLargeError,
+)
+from slipstream.model import VersionToken
+from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
+from slipstream.stores.nats.decode import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID, Headers, printable
+from slipstream.stores.nats.error_map import ApiError, parse_api_error, to_kv_error
+from slipstream.stores.nats.lane import Disconnected, Message, NoResponders
+
+_RESEND_FRACTION = 0.5
+"""Of the server's duplicate window: within it a message id is certain to be remembered."""
+
+
+@asynccontextmanager
+async def publication(bucket: Bucket, key: str) -> AsyncIterator[Publication]:
+    """A block in which a key is written, bounded by `op_timeout`. Nothing is sent after it."""
+    attempt = Publication(bucket, key)
+    try:
+        async with asyncio.timeout(bucket.op_timeout):
+            yield attempt
+    except TimeoutError as error:
+        if isinstance(error, OperationTimeoutError):
+            raise
+        raise OperationTimeoutError(
+            store=bucket.name,
+            key=key,
+            message=f"no answer within {bucket.op_timeout:g} s",
+            outcome_unknown=attempt.outcome_unknown,
+        ) from None
+
+
+class Publication:
+    """Sends a write, again under the same message id where the answer was lost.
+
+    A message id lets the server tell a repetition from a new write for as long as its duplicate window; so it is sent
+    again only well within that window. A conditional write may meet its own first attempt: then the stored id tells.
+    """
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self.outcome_unknown = False
+
+    async def send(self, payload: bytes, headers: Headers, *, expected: int | None = None) -> int:
+        """The revision of the write.
+
+        Args:
+            expected: the revision that the key must be at, 0 for none; None: whatever it is at.
+        Raises: RevisionMismatchError and the other refusals; NotConnectedError; StoreNotFoundError.
+        """
+        bucket = self._bucket
+        message_id = secrets.token_hex(12) if bucket.resend_seconds > 0 else None
+        complete = dict(headers)
+        if expected is not None:
+            complete[EXPECTED_SUBJECT_SEQUENCE] = str(expected)
+        if message_id is not None:
+            complete[MESSAGE_ID] = message_id
+        self._check_size(payload, complete)
+        subject = bucket.subject(self._key)
+        loop = asyncio.get_running_loop()
+        resend_until = loop.time() + bucket.resend_seconds * _RESEND_FRACTION
+        pauses = Pauses()
+        doubt = False
+        while True:
+            self.outcome_unknown = True
+            try:
+                answer = await bucket.lane.request(subject, payload, complete)
+            except Disconnected as error:
+                doubt = doubt or error.sent
+                self.outcome_unknown = doubt
+                if doubt and (message_id is None or loop.time() > resend_until):
+                    raise NotConnectedError(
+                        store=bucket.name,
+                        key=self._key,
+                        message="the connection was lost before the answer came",
+                        outcome_unknown=True,
+                    ) from None
+                await bucket.wait_connected(self._key)
+                continue
+            except NoResponders:
+                # Nobody took it: no such bucket, or an election.
+                self.outcome_unknown = doubt
+                await bucket.look_up(self._key)
+                await pauses.pause()
+                continue
+            except LANE_FAILURES as error:
+                self.outcome_unknown = doubt
+                raise settle(error, store=bucket.name, key=self._key) from None
+            try:
+                revision = self._revision(answer)
+            except ApiError as error:
+                if error.is_temporary:
+                    self.outcome_unknown = doubt
+                    await pauses.pause()
+                    continue
+                if error.is_mismatch and doubt:
+                    revision = await self._settle_doubt(message_id, expected)
+                else:
+                    self.outcome_unknown = False
+                    version = None if expected is None else VersionToken.from_u64(expected)
+                    raise to_kv_error(error, store=bucket.name, key=self._key, expected=version) from None
+            self.outcome_unknown = False
+            if bucket.reads == "session":
+                bucket.own_writes[self._key] = revision
+            return revision
+
+    async def _settle_doubt(self, message_id: str | None, expected: int | None) -> int:
+        """Another revision is there than expected, perhaps our own from an attempt whose answer was lost."""
+        bucket = self._bucket
+        last = await bucket.read(
+            lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(self._key)), key=self._key
+        )
+        if last is not None and message_id is not None and last.headers.get(MESSAGE_ID) == message_id:
+            return last.sequence
+        raise RevisionMismatchError(
+            store=bucket.name,
+            key=self._key,
+            expected=None if expected is None else VersionToken.from_u64(expected),
+            actual=VersionToken.from_u64(last.sequence if last is not None else 0),
+            # It may have been stored and then overwritten.
+            outcome_unknown=True,
+        )
+
+    def _revision(self, answer: Message) -> int:
+        try:
+            body = json.loads(answer.data)
+        except ValueError:
+            body = None
+        if isinstance(body, dict):
+            error = parse_api_error(body)
+            if error is not None:
+                raise error
+            revision = body.get("seq")
+            if isinstance(revision, int) and revision > 0:
+                return revision
+        raise OperationFailedError(
+            store=self._bucket.name,
+            key=self._key,
+            code=answer.status,
+            message=f"an answer that cannot be read: {printable(answer.data[:200])}",
+            outcome_unknown=True,
+        )
+
+    def _check_size(self, payload: bytes, headers: Headers) -> None:
+        # A message over the limit makes the server close the connection (PROTOCOL.md, b).
+        room = sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
+        limit = self._bucket.lane.max_payload
+        if len(payload) + room > limit:
+            raise ValueTooLargeError(
+                store=self._bucket.name,
+                key=self._key,
+                message=f"the value has {len(payload)} bytes, the server takes {limit} with headers",
+            )

@@ -1,0 +1,270 @@
+"""The lane through nats-py's public API: the reference, and the fallback of every faster one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from slipstream.stores.nats.decode import NO_HEADERS, Headers
+from slipstream.stores.nats.error_map import denied_subject
+from slipstream.stores.nats.lane import (
+    NO_RESPONDERS,
+    Closed,
+    Denied,
+    Disconnected,
+    Lane,
+    Listener,
+    Message,
+    NoResponders,
+    OnMessage,
+    Subscription,
+    TooLarge,
+)
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_MAX_QUEUED_SENDS = 1024
+"""Sends are flow-control answers and best-effort deletes: a few a watch. Beyond this the oldest is dropped."""
+
+
+class SlowLane(Lane):
+    """Requests matched by a counter in the reply subject, over one wildcard inbox of its own.
+
+    nats-py's own `request` would leave a pending request waiting for its timeout after a disconnect; here it fails at
+    once. The owner of the client forwards its events to `disconnected`, `reconnected`, `closed` and `error`.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inbox = client.new_inbox()
+        self._tokens = itertools.count()
+        self._pending: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._listeners: set[Listener] = set()
+        self._connected = asyncio.Event()
+        self._closed = False
+        self._sends: deque[tuple[str, bytes]] = deque(maxlen=_MAX_QUEUED_SENDS)
+        self._sends_waiting = asyncio.Event()
+        self._retired: deque[NatsSubscription] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self._replies: NatsSubscription | None = None
+
+    async def open(self) -> None:
+        """Subscribe the inbox and start the sender. The client is connected."""
+        self._replies = await self._client.subscribe(
+            f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._sender = asyncio.create_task(self._send_queued(), name="slipstream-sender")
+        self._connected.set()
+
+    @property
+    def is_connected(self) -> bool:
+        return not self._closed and self._client.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        return self._client.max_payload
+
+    async def wait_connected(self) -> None:
+        await self._connected.wait()
+        if self._closed:
+            raise Closed
+
+    async def request(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Message:
+        self._check_open()
+        if not self._client.is_connected:
+            raise Disconnected(sent=False)
+        token = str(next(self._tokens))
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._pending[token] = (subject, future)
+        try:
+            await self._publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            message = await future
+        finally:
+            del self._pending[token]
+        if message.status == NO_RESPONDERS and not message.data:
+            raise NoResponders
+        return message
+
+    def send(self, subject: str, payload: bytes = b"") -> None:
+        if self.is_connected:
+            self._sends.append((subject, payload))
+            self._sends_waiting.set()
+
+    async def subscribe(self, subject: str, on_message: OnMessage) -> Subscription:
+        self._check_open()
+
+        interest = _Interest(self)
+
+        async def forward(msg: Msg) -> None:
+            if not interest.closed:
+                on_message(_message(msg))
+
+        try:
+            # No limits: nats-py drops what exceeds them. The server's flow control bounds what can be under way.
+            interest.subscription = await _uncancelled(
+                self._client.subscribe(subject, cb=forward, pending_msgs_limit=0, pending_bytes_limit=0)
+            )
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
+            raise Closed from None
+        return interest
+
+    def new_inbox(self) -> str:
+        return self._client.new_inbox()
+
+    def add_listener(self, listener: Listener) -> None:
+        self._listeners.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    async def aclose(self) -> None:
+        self.closed()
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.wait({self._sender})
+        if self._replies is not None and self._client.is_connected and not self._client.is_draining:
+            await self._replies.unsubscribe()
+        while self._retired and self._client.is_connected and not self._client.is_draining:
+            await self._retired.popleft().unsubscribe()
+
+    # What the owner of the client forwards.
+
+    def disconnected(self) -> None:
+        """The connection went: nothing that is pending will be answered on another one."""
+        self._connected.clear()
+        self._sends.clear()
+        self._fail_pending(Disconnected(sent=True))
+        for listener in tuple(self._listeners):
+            listener.on_disconnected()
+
+    def reconnected(self) -> None:
+        """Connected again; nats-py has replayed the subscriptions."""
+        if self._closed:
+            return
+        self._connected.set()
+        self._sends_waiting.set()
+        for listener in tuple(self._listeners):
+            listener.on_reconnected()
+
+    def closed(self) -> None:
+        """The client will not connect again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._fail_pending(Disconnected(sent=True))
+        self._connected.set()  # releases who waits; wait_connected() then says Closed
+        for listener in tuple(self._listeners):
+            listener.on_closed()
+
+    def error(self, error: Exception) -> None:
+        """An error that the server reported by itself, not as an answer."""
+        denied = denied_subject(str(error))
+        if denied is None:
+            return
+        action, refused = denied
+        for subject, future in tuple(self._pending.values()):
+            # nats-py hands the text on in lower case.
+            if subject.lower() == refused.lower() and not future.done():
+                future.set_exception(Denied(action, subject))
+
+    # Inside.
+
+    def _check_open(self) -> None:
+        if self._closed or self._client.is_closed:
+            raise Closed
+
+    async def _publish(self, subject: str, payload: bytes, *, reply: str = "", headers: Headers = NO_HEADERS) -> None:
+        try:
+            await _uncancelled(
+                self._client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
+            )
+        except nats.errors.OutboundBufferLimitError:
+            raise Disconnected(sent=False) from None
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
+            raise Closed from None
+        except nats.errors.MaxPayloadError:
+            raise TooLarge from None
+        except OSError:
+            raise Disconnected(sent=True) from None
+
+    async def _on_reply(self, msg: Msg) -> None:
+        waiting = self._pending.get(msg.subject[len(self._inbox) + 1 :])
+        if waiting is not None and not waiting[1].done():
+            waiting[1].set_result(_message(msg))
+
+    def _fail_pending(self, error: Exception) -> None:
+        for _, future in tuple(self._pending.values()):
+            if not future.done():
+                future.set_exception(error)
+
+    def retire(self, subscription: NatsSubscription) -> None:
+        """Unsubscribe it when the sender gets to it."""
+        self._retired.append(subscription)
+        self._sends_waiting.set()
+
+    async def _send_queued(self) -> None:
+        """Do in a task of its own what `send` and `close` of a subscription promise to do without blocking."""
+        while True:
+            await self._sends_waiting.wait()
+            self._sends_waiting.clear()
+            try:
+                while self._sends or self._retired:
+                    if self._sends:
+                        subject, payload = self._sends.popleft()
+                        await self._publish(subject, payload)
+                    if self._retired:
+                        await self._retired.popleft().unsubscribe()
+            except (Disconnected, Closed, TooLarge, nats.errors.Error) as error:
+                _log.debug("a message without an answer was not sent: %s", error)
+            except Exception:  # noqa: BLE001 - without this task flow control stops, and watches with it
+                _log.warning("a message without an answer was not sent", exc_info=True)
+
+
+class _Interest(Subscription):
+    def __init__(self, lane: SlowLane) -> None:
+        self._lane = lane
+        self.subscription: NatsSubscription | None = None
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        if self.subscription is not None:
+            self._lane.retire(self.subscription)
+            self.subscription = None
+
+
+async def _uncancelled(call: Awaitable[T]) -> T:
+    """Await nats-py without losing a cancellation in it: its `_flush_pending` swallows CancelledError (2.16.0).
+
+    A swallowed one would disarm the caller's timeout, and its next await would have no bound.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    result = await call
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
+
+
+def _message(msg: Msg) -> Message:
+    headers = msg.headers or NO_HEADERS
+    status = headers.get("Status")
+    if status is None:
+        return Message(msg.subject, msg.reply, msg.data, headers)
+    return Message(
+        msg.subject,
+        msg.reply,
+        msg.data,
+        headers,
+        int(status) if status.isascii() and status.isdigit() else None,
+        headers.get("Description", ""),
+    )

@@ -1,0 +1,197 @@
+"""Writes on NATS. Each ends done, refused or unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn, TypeVar
+
+from slipstream.errors import (
+    AlreadyExistsError,
+    BulkWriteError,
+    KvError,
+    OperationFailedError,
+    RevisionMismatchError,
+    UnsupportedError,
+    ValueTooLargeError,
+)
+from slipstream.interfaces import KvWriter, Transaction, Ttl
+from slipstream.keys import check_key
+from slipstream.model import KvUpdate, Operation, VersionToken
+from slipstream.stores.nats.bucket import Bucket, deadline
+from slipstream.stores.nats.decode import OPERATION, ROLLUP, operation_of
+from slipstream.stores.nats.pipeline import pipelined
+from slipstream.stores.nats.publish import publication
+from slipstream.stores.nats.reader import NatsReader
+
+T = TypeVar("T")
+_WINDOW = 256
+_PURGES = 64
+
+
+class NatsWriter(KvWriter):
+    """The writing role on one bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    async def put(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
+        payload = self._checked(key, value, ttl)
+        return VersionToken.from_u64(await self._write(key, payload, {}))
+
+    async def create(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
+        payload = self._checked(key, value, ttl)
+        bucket = self._bucket
+        expected = 0
+        async with publication(bucket, key) as attempt:
+            while True:
+                try:
+                    return VersionToken.from_u64(await attempt.send(payload, {}, expected=expected))
+                except RevisionMismatchError as error:
+                    if error.outcome_unknown:
+                        raise
+                    # A tombstone or an expired value leaves a revision behind: replace exactly that one.
+                    last = await bucket.read(
+                        lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(key)), key=key
+                    )
+                    if last is None:
+                        expected = 0
+                        continue
+                    operation, _ = operation_of(last.headers, len(last.data))
+                    if operation is Operation.PUT:
+                        raise AlreadyExistsError(store=bucket.name, key=key) from None
+                    expected = last.sequence
+
+    async def update(
+        self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None
+    ) -> VersionToken:
+        payload = self._checked(key, value, ttl)
+        return VersionToken.from_u64(await self._write(key, payload, {}, expected=self._expected(key, expected)))
+
+    async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
+        self._checked(key, b"", ttl)
+        raise AssertionError("unreachable: a ttl is refused")  # pragma: no cover
+
+    async def delete(self, key: str) -> bool:
+        check_key(key, store=self._bucket.name)
+        await self._write(key, b"", {OPERATION: "DEL"})
+        return True
+
+    async def delete_with_version(self, key: str, expected: VersionToken) -> bool:
+        check_key(key, store=self._bucket.name)
+        await self._write(key, b"", {}, expected=self._expected(key, expected))
+        return True
+
+    async def purge(self, key: str, *, expected: VersionToken | None = None) -> None:
+        check_key(key, store=self._bucket.name)
+        revision = None if expected is None else self._expected(key, expected)
+        await self._write(key, b"", {OPERATION: "PURGE", ROLLUP: "sub"}, expected=revision)
+
+    async def purge_deletes(self, older_than: Ttl = 0) -> int:
+        bucket = self._bucket
+        age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+        async with deadline(bucket.op_timeout, store=bucket.name):
+            records = await NatsReader(bucket).last_updates("", headers_only=True)
+            limit = datetime.now(UTC) - age
+            old = [
+                update
+                for update in records.values()
+                if update.operation is not Operation.PUT and (update.created is None or update.created <= limit)
+            ]
+
+            async def remove(tombstone: KvUpdate) -> bool:
+                # Up to the tombstone's own revision: a key written again meanwhile is kept.
+                revision = tombstone.revision
+                if revision is None:
+                    return False
+                subject = bucket.subject(tombstone.key)
+                removed = await bucket.read(
+                    lambda: bucket.api.purge_key(bucket.stream, subject, up_to=revision), key=tombstone.key
+                )
+                return removed > 0
+
+            return sum(await pipelined(old, remove, window=_PURGES))
+
+    async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
+        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        checked = [(key, self._checked(key, value, None)) for key, value in pairs]
+        errors: dict[str, KvError] = {}
+        versions: dict[str, VersionToken] = {}
+        before: dict[str, asyncio.Event] = {}
+        # A key that comes twice is written in order: the second waits for the first.
+        queue = []
+        for key, payload in checked:
+            done = asyncio.Event()
+            queue.append((key, payload, before.get(key), done))
+            before[key] = done
+
+        async def one(item: tuple[str, bytes, asyncio.Event | None, asyncio.Event]) -> VersionToken | None:
+            key, payload, earlier, done = item
+            try:
+                if earlier is not None:
+                    await earlier.wait()
+                version = VersionToken.from_u64(await self._write(key, payload, {}))
+            except KvError as error:
+                errors[key] = error
+                return None
+            finally:
+                done.set()
+            versions[key] = version
+            return version
+
+        results = await pipelined(queue, one, window=_WINDOW)
+        if errors:
+            raise BulkWriteError(
+                store=self._bucket.name,
+                versions=versions,
+                errors=errors,
+                outcome_unknown=any(error.outcome_unknown for error in errors.values()),
+            )
+        return [version for version in results if version is not None]
+
+    def transaction(self) -> Transaction:
+        self._unsupported("transactions")
+
+    async def atomically(self, fn: Callable[[Transaction], Awaitable[T]]) -> T:
+        self._unsupported("transactions")
+
+    def fenced(self, key: str, version: VersionToken) -> KvWriter:
+        self._unsupported("fenced writers")
+
+    def _unsupported(self, what: str) -> NoReturn:
+        raise UnsupportedError(store=self._bucket.name, message=f"{what} are not available on this connection")
+
+    # Checks, before anything is sent.
+
+    def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> bytes:
+        bucket = self._bucket
+        check_key(key, store=bucket.name)
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it first")
+        payload = bytes(value)
+        limit = bucket.max_value_size
+        if limit is not None and len(payload) > limit:
+            raise ValueTooLargeError(
+                store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, the bucket takes {limit}"
+            )
+        if ttl is not None:
+            seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+            if not seconds >= 1:
+                raise ValueError("a ttl is at least one second")
+            raise UnsupportedError(store=bucket.name, key=key, message="keys with a ttl are not available here")
+        return payload
+
+    def _expected(self, key: str, expected: VersionToken) -> int:
+        revision = expected.as_u64()
+        if revision is None:
+            raise OperationFailedError(
+                store=self._bucket.name, key=key, message=f"version {expected} is no revision: read the key first"
+            )
+        return revision
+
+    async def _write(
+        self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None
+    ) -> int:
+        async with publication(self._bucket, key) as attempt:
+            return await attempt.send(payload, headers, expected=expected)
