@@ -33,6 +33,8 @@ from slipstream.stores.nats.stream_config import NANOSECONDS, drift, from_stream
 from slipstream.stores.nats.subjects import bucket_name, stream_name
 
 _log = logging.getLogger(__name__)
+_FAREWELL_SECONDS = 0.5
+"""How long `shutdown` lets the removal of consumers finish."""
 
 
 class NatsConnection(Connection):
@@ -76,13 +78,16 @@ class NatsConnection(Connection):
     async def shutdown(self) -> None:
         self._closed = True
         session, self._session = self._session, None
-        background = set(self._background)
-        if session is not None:
-            await session.aclose()
-        for task in background:
-            task.cancel()
-        if background:
-            await asyncio.wait(background)
+        try:
+            if self._background and session is not None and session.lane.is_connected:
+                await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
+        finally:
+            for task in self._background:
+                task.cancel()
+            if session is not None:
+                await session.aclose()
+        if self._background:
+            await asyncio.wait(self._background)
 
     def is_healthy(self) -> bool:
         return not self._closed and self._session is not None and self._session.lane.is_connected

@@ -99,6 +99,13 @@ class PushConsumer:
             if self._bucket.lane.is_connected:
                 self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
 
+    def forget(self) -> None:
+        """As `abandon` where the connection is about to be closed: nobody would hear the answer."""
+        if not self._closed:
+            self._closed = True
+            self._subscription.close()
+            self._bucket.api.delete_consumer_unasked(self._bucket.stream, self.name)
+
     async def aclose(self) -> None:
         """As `abandon`, and wait a moment for the server's word."""
         if self._closed:

@@ -19,6 +19,7 @@ from slipstream.errors import (
     ExpiryReason,
     KvError,
     NotConnectedError,
+    OperationTimeoutError,
     WatchError,
 )
 from slipstream.model import KvUpdate, VersionToken, WatchCursor
@@ -212,6 +213,9 @@ class Feed(Listener):
 
     def on_closed(self) -> None:
         self._finish(NotConnectedError(store=self._bucket.name, message="the connection was shut down"))
+        if self._consumer is not None:
+            self._consumer.forget()
+            self._consumer = None
 
     def _on_message(self, generation: int, message: Message) -> None:
         if generation != self._generation or self._updates.closed:
@@ -365,7 +369,11 @@ class Feed(Listener):
         position = self._limbo_from
         assert position is not None
         generation = self._generation
-        info = await self._bucket.read(lambda: self._bucket.api.stream_info(self._bucket.stream))
+        try:
+            info = await self._bucket.read(lambda: self._bucket.api.stream_info(self._bucket.stream))
+        except OperationTimeoutError:
+            self._alarm.set()  # not known yet: ask again
+            return
         if generation != self._generation:
             return
         if not gap_is_benign(
@@ -522,7 +530,10 @@ class Feed(Listener):
         while not self._updates.closed:
             await self._nothing_expected(ahead)
             generation = self._generation
-            tails = await self._tail_revisions(unproven, (self._received or 0) + 1)
+            try:
+                tails = await self._tail_revisions(unproven, (self._received or 0) + 1)
+            except OperationTimeoutError:
+                continue  # nobody answers for now; the watch outlives that
             if generation != self._generation or self._limbo:
                 continue
             unproven = [filter_subject for filter_subject, tail in tails.items() if tail is not None]

@@ -80,7 +80,8 @@ class Listener(Protocol):
     def on_reconnected(self) -> None: ...
 
     @abstractmethod
-    def on_closed(self) -> None: ...
+    def on_closed(self) -> None:
+        """The last call; what is sent in it still leaves if the connection is alive. May come twice."""
 
 
 class Lane(Protocol):

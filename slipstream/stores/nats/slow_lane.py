@@ -67,7 +67,8 @@ class SlowLane(Lane):
 
     @property
     def is_connected(self) -> bool:
-        return not self._closed and self._client.is_connected
+        # nats-py says connected before it has replayed the subscriptions; the event comes after.
+        return not self._closed and self._connected.is_set() and self._client.is_connected
 
     @property
     def max_payload(self) -> int:
@@ -80,7 +81,10 @@ class SlowLane(Lane):
 
     async def request(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Message:
         self._check_open()
-        if not self._client.is_connected:
+        if not self.is_connected:
+            if self._connected.is_set():
+                # nats-py knows already, but says so only after it has closed the old socket.
+                self.disconnected()
             raise Disconnected(sent=False)
         token = str(next(self._tokens))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -127,14 +131,16 @@ class SlowLane(Lane):
         self._listeners.discard(listener)
 
     async def aclose(self) -> None:
-        self.closed()
+        for listener in tuple(self._listeners):
+            listener.on_closed()  # while it can still send its farewell
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait({self._sender})
-        if self._replies is not None and self._client.is_connected and not self._client.is_draining:
-            await self._replies.unsubscribe()
-        while self._retired and self._client.is_connected and not self._client.is_draining:
-            await self._retired.popleft().unsubscribe()
+        if self.is_connected and not self._client.is_draining:
+            if self._replies is not None:
+                self._retired.append(self._replies)
+            await self._send_all()
+        self.closed()
 
     # What the owner of the client forwards.
 
@@ -216,17 +222,21 @@ class SlowLane(Lane):
         while True:
             await self._sends_waiting.wait()
             self._sends_waiting.clear()
+            await self._send_all()
+
+    async def _send_all(self) -> None:
+        while self._sends or self._retired:
             try:
-                while self._sends or self._retired:
-                    if self._sends:
-                        subject, payload = self._sends.popleft()
-                        await self._publish(subject, payload)
-                    if self._retired:
-                        await self._retired.popleft().unsubscribe()
+                if self._sends:
+                    subject, payload = self._sends.popleft()
+                    await self._publish(subject, payload)
+                if self._retired:
+                    await self._retired.popleft().unsubscribe()
             except (Disconnected, Closed, TooLarge, nats.errors.Error) as error:
                 _log.debug("a message without an answer was not sent: %s", error)
-            except Exception:  # noqa: BLE001 - without this task flow control stops, and watches with it
-                _log.warning("a message without an answer was not sent", exc_info=True)
+            except Exception:
+                # Without the sender flow control stops, and watches with it: it goes on whatever happened.
+                _log.exception("a message without an answer was not sent")
 
 
 class _Interest(Subscription):
