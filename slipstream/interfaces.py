@@ -75,7 +75,7 @@ class Watch(Protocol):
     @property
     @abstractmethod
     def hydrated(self) -> bool:
-        """The initial state (with a cursor: the backlog) has been handed out: proven by the server, never by silence."""
+        """The initial state (with a cursor: the backlog) has been handed out; proven, never taken from silence."""
 
     @abstractmethod
     async def wait_hydrated(self) -> None:

@@ -82,9 +82,7 @@ class JetStreamApi:
         level = (answer.get("api") or {}).get("level", 0)
         return level if isinstance(level, int) else 0
 
-    async def stream_info(
-        self, stream: str, *, subjects_filter: str | None = None, offset: int = 0
-    ) -> StreamInfo:
+    async def stream_info(self, stream: str, *, subjects_filter: str | None = None, offset: int = 0) -> StreamInfo:
         """The stream; with a filter, up to 100,000 of its subjects from `offset` on, of one moment."""
         body = None if subjects_filter is None else {"subjects_filter": subjects_filter, "offset": offset}
         return _stream_info(await self.call(f"STREAM.INFO.{stream}", body))

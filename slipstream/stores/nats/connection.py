@@ -11,10 +11,7 @@ from typing import Any, Self
 from nats.aio.client import Client
 
 from slipstream.errors import (
-    KvError,
     NotConnectedError,
-    OperationTimeoutError,
-    StoreNotFoundError,
     UnsupportedError,
 )
 from slipstream.interfaces import Connection, KvStore, Reads

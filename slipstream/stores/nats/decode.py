@@ -84,9 +84,9 @@ def parse_time(text: str) -> datetime | None:
     """A time of the server (RFC 3339, up to nanoseconds) cut to microseconds, None where it cannot be read."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):  # the latter where its zone moves it out of the calendar
         return None
-    return moment.astimezone(UTC) if moment.tzinfo is not None else None
 
 
 def time_from_ns(nanoseconds: int) -> datetime | None:
@@ -141,8 +141,8 @@ def is_marker(headers: Headers) -> bool:
 
 def value_size(headers: Headers, data: bytes) -> int:
     """The size of the stored value, also where only the headers were delivered."""
-    announced = header_number(headers, MESSAGE_SIZE)
-    return len(data) if announced is None else announced
+    # The data first: whoever stored the message may have written a header of that name into it.
+    return len(data) or header_number(headers, MESSAGE_SIZE) or 0
 
 
 def make_update(

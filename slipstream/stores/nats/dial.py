@@ -137,10 +137,12 @@ def _failure(config: NatsConnectionConfig, failures: list[Exception]) -> KvError
     for error in failures:
         if _refused(error):
             return AuthenticationError(
-                message=f"{config.safe_url} refused the credentials: check creds, creds_file or the URL's user and password"
+                message=f"{config.safe_url} refused the credentials: check creds, creds_file or what the URL holds"
             )
         if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) and config.creds_file is not None:
-            return AuthenticationError(message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}")
+            return AuthenticationError(
+                message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}"
+            )
     if failures:
         last = failures[-1]
         why = str(last) or type(last).__name__

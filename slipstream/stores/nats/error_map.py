@@ -36,7 +36,7 @@ MAX_BYTES_REQUIRED = 10113
 _MISMATCH = frozenset({10071, 10164})
 _TOO_LARGE = 10054
 _FULL = frozenset({10077, 10002, 10047, 10028})
-_WRONG_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
+_WRONG_SEQUENCE = re.compile(r"wrong last sequence: ([0-9]{1,19})\b")
 
 
 class ApiError(Exception):
@@ -74,8 +74,10 @@ class ApiError(Exception):
 def parse_api_error(answer: Mapping[str, Any]) -> ApiError | None:
     """The error in an answer, None where it has none."""
     error = answer.get("error")
-    if not isinstance(error, Mapping):
+    if error is None:
         return None
+    if not isinstance(error, Mapping):
+        return ApiError(None, None, str(error))
     return ApiError(_number(error.get("code")), _number(error.get("err_code")), str(error.get("description", "")))
 
 
@@ -112,7 +114,9 @@ def denied_subject(text: str) -> tuple[str, str] | None:
 
 def permission_denied(action: str, subject: str, *, store: str | None, key: str | None) -> PermissionDeniedError:
     return PermissionDeniedError(
-        store=store, key=key, message=f"these credentials do not permit {action} on {subject!r}: ask for it to be allowed"
+        store=store,
+        key=key,
+        message=f"these credentials do not permit {action} on {subject!r}: ask for it to be allowed",
     )
 
 
@@ -140,7 +144,7 @@ def classify_create_reply(payload: bytes) -> CreateReply:
     """
     try:
         answer = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return CreateReply(CreateOutcome.UNPARSEABLE)
     if not isinstance(answer, dict):
         return CreateReply(CreateOutcome.UNPARSEABLE)

@@ -13,7 +13,8 @@ from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCu
 from slipstream.stores.nats.api import StoredMessage
 from slipstream.stores.nats.bucket import Bucket, Pauses, deadline
 from slipstream.stores.nats.decode import make_update
-from slipstream.stores.nats.feed import Feed, FeedOptions
+from slipstream.stores.nats.feed import Feed
+from slipstream.stores.nats.opening import FeedOptions
 from slipstream.stores.nats.pipeline import pipelined
 
 _WINDOW = 64
@@ -89,9 +90,7 @@ class NatsReader(KvReader):
         sequence = _revision(self._bucket.name, key, version)
         if not sequence:
             return None
-        message = await self._bucket.read(
-            lambda: self._bucket.api.message(self._bucket.stream, sequence), key=key
-        )
+        message = await self._bucket.read(lambda: self._bucket.api.message(self._bucket.stream, sequence), key=key)
         if message is None or message.subject != self._bucket.subject(key):
             return None
         return self._update(message)

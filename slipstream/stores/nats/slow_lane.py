@@ -234,8 +234,7 @@ class SlowLane(Lane):
                     await self._retired.popleft().unsubscribe()
             except (Disconnected, Closed, TooLarge, nats.errors.Error) as error:
                 _log.debug("a message without an answer was not sent: %s", error)
-            except Exception:
-                # Without the sender flow control stops, and watches with it: it goes on whatever happened.
+            except Exception:  # noqa: BLE001 - without the sender flow control stops, and watches with it
                 _log.exception("a message without an answer was not sent")
 
 

@@ -12,7 +12,8 @@ from slipstream.interfaces import KvWatcher, Watch
 from slipstream.keys import check_prefix
 from slipstream.model import KvUpdate, WatchCursor, WatchStatistics
 from slipstream.stores.nats.bucket import Bucket
-from slipstream.stores.nats.feed import Feed, FeedOptions
+from slipstream.stores.nats.feed import Feed
+from slipstream.stores.nats.opening import FeedOptions
 
 
 class NatsWatcher(KvWatcher):

@@ -63,9 +63,7 @@ class NatsWriter(KvWriter):
                         raise AlreadyExistsError(store=bucket.name, key=key) from None
                     expected = last.sequence
 
-    async def update(
-        self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None
-    ) -> VersionToken:
+    async def update(self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None) -> VersionToken:
         payload = self._checked(key, value, ttl)
         return VersionToken.from_u64(await self._write(key, payload, {}, expected=self._expected(key, expected)))
 
@@ -190,8 +188,6 @@ class NatsWriter(KvWriter):
             )
         return revision
 
-    async def _write(
-        self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None
-    ) -> int:
+    async def _write(self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None) -> int:
         async with publication(self._bucket, key) as attempt:
             return await attempt.send(payload, headers, expected=expected)
