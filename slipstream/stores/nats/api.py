@@ -190,7 +190,8 @@ def _stream_info(answer: Mapping[str, Any]) -> StreamInfo:
     cluster = answer.get("cluster") or {}
     config = answer["config"]
     view = BucketView(
-        first_revision=int(state["first_seq"]),
+        # The server says 0 before the first write and last + 1 where everything is gone: here it is always the latter.
+        first_revision=max(int(state["first_seq"]), 1),
         last_revision=int(state["last_seq"]),
         keys=int(state.get("num_subjects", 0)),
         incarnation=parse_time(answer.get("created", "")),

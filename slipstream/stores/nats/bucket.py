@@ -17,10 +17,10 @@ from slipstream.errors import (
     ValueTooLargeError,
 )
 from slipstream.interfaces import Reads
-from slipstream.model import Drift, KvEntry, VersionToken
+from slipstream.model import Drift, KvEntry, KvUpdate, VersionToken
 from slipstream.resume import Retention
 from slipstream.stores.nats.api import JetStreamApi, StoredMessage
-from slipstream.stores.nats.decode import is_marker
+from slipstream.stores.nats.decode import is_marker, make_update
 from slipstream.stores.nats.error_map import ApiError, permission_denied, to_kv_error
 from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Lane, NoResponders, TooLarge
 from slipstream.stores.nats.subjects import filter_for, filters_for, subject_prefix
@@ -171,6 +171,16 @@ class Bucket:
         return KvEntry(
             key=self.key(message.subject),
             value=message.data,
+            version=VersionToken.from_u64(message.sequence),
+            created=message.created,
+        )
+
+    def update(self, message: StoredMessage) -> KvUpdate:
+        """The update that a stored message is."""
+        return make_update(
+            key=self.key(message.subject),
+            headers=message.headers,
+            data=message.data,
             version=VersionToken.from_u64(message.sequence),
             created=message.created,
         )

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 import ssl
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+import nats.errors
+from nats.aio.client import RawCredentials
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 SCHEMES = ("nats", "tls", "ws", "wss")
+_SECRETS = ("url", "creds")
+_CREDS = re.compile(
+    r"-BEGIN NATS USER JWT-+\s+(?P<jwt>[-\w.=]+)\s+-+END NATS USER JWT-"
+    r".*-BEGIN USER NKEY SEED-+\s+(?P<seed>SU[A-Z2-7]+)\s+-+END USER NKEY SEED-",
+    re.DOTALL,
+)
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -23,9 +31,10 @@ class NatsConnectionConfig(BaseModel):
     Credentials, the first that is there: `creds`, `creds_file`, `user:password@` or `token@` in the URL, none.
 
     Attributes:
-        url: one server or several, separated by commas: `nats://`, `tls://`, `ws://` or `wss://`.
+        url: one server or several, separated by commas: `nats://`, `tls://`, `ws://` or `wss://`. The user and password
+            of one hold for all, and for the servers that a cluster names. `@ / ? # , %` in them are percent-encoded.
         creds: the content of a `.creds` file, base64-encoded.
-        creds_file: the path of a `.creds` file.
+        creds_file: the path of a `.creds` file, read again for every attempt to connect.
         op_timeout: seconds that any single operation may take, retries included.
         name: what the server's monitoring shows for this connection.
         tls: context for `tls://` and `wss://`; None is the system's defaults.
@@ -64,22 +73,27 @@ class NatsConnectionConfig(BaseModel):
     retry_writes: bool = True
     domain: Annotated[str, Field(pattern=r"^[-_a-zA-Z0-9]+$")] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_secrets(cls, values: Any) -> Any:
+        # Before anything can fail: an error keeps its input, even where its text does not show it.
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: SecretStr(value) if name in _SECRETS and isinstance(value, str) else value
+            for name, value in values.items()
+        }
+
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: SecretStr) -> SecretStr:
-        servers = split_servers(url.get_secret_value())
+        servers = [_parsed(server) for server in split_servers(url.get_secret_value())]
         if not servers:
             raise ValueError("the URL names no server")
-        for server in servers:
-            parts = urlsplit(server)
-            if parts.scheme not in SCHEMES or not parts.hostname:
-                raise ValueError(f"a server is {', '.join(f'{scheme}://host' for scheme in SCHEMES)}")
-            try:
-                _ = parts.port
-            except ValueError:
-                raise ValueError("the port of a server is a number up to 65535") from None
-        if len({urlsplit(server).scheme in ("ws", "wss") for server in servers}) > 1:
+        if len({server.scheme in ("ws", "wss") for server in servers}) > 1:
             raise ValueError("WebSocket servers and others cannot be mixed")
+        if len(set(filter(None, map(_login, servers)))) > 1:
+            raise ValueError("the servers of one URL share one user and password, or one token")
         return url
 
     @field_validator("creds")
@@ -91,8 +105,8 @@ class NatsConnectionConfig(BaseModel):
 
     @property
     def servers(self) -> list[str]:
-        """The URL of each server, with its secrets."""
-        return split_servers(self.url.get_secret_value())
+        """The URL of each server, without its secrets."""
+        return [_without_login(_parsed(server)).geturl() for server in split_servers(self.url.get_secret_value())]
 
     @property
     def safe_url(self) -> str:
@@ -109,31 +123,85 @@ def split_servers(url: str) -> list[str]:
 
 def redact_url(url: str) -> str:
     """A server list without user names, passwords, tokens, queries and fragments."""
-    redacted = []
-    for server in split_servers(url):
-        parts = urlsplit(server)
-        host = parts.netloc.rpartition("@")[2]
-        redacted.append(urlunsplit((parts.scheme, host, parts.path, "", "")))
-    return ",".join(redacted)
+    return ",".join(
+        _without_login(urlsplit(server))._replace(query="", fragment="").geturl() for server in split_servers(url)
+    )
 
 
 def decode_creds(encoded: str) -> str:
     """The text of base64-encoded `.creds` content. Raises: ValueError where it is none."""
     try:
         text = base64.b64decode("".join(encoded.split()), validate=True).decode()
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise ValueError("creds is the content of a .creds file, base64-encoded") from None
-    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
-        raise ValueError("creds holds no user JWT and seed: encode the whole .creds file")
-    return text
+    return _checked_creds(text)
 
 
 def auth_options(config: NatsConnectionConfig) -> dict[str, Any]:
-    """nats-py's options for the first credentials that are there; nats-py itself reads those in the URL."""
+    """nats-py's options for the first credentials that are there."""
     if config.creds is not None:
-        from nats.aio.client import RawCredentials
-
         return {"user_credentials": RawCredentials(decode_creds(config.creds.get_secret_value()))}
     if config.creds_file is not None:
-        return {"user_credentials": str(config.creds_file)}
+        return {"user_credentials": _CredentialsFile(config.creds_file)}
+    for server in split_servers(config.url.get_secret_value()):
+        login = _login(_parsed(server))
+        if login is not None:
+            user, password = login
+            return {"token": user} if password is None else {"user": user, "password": password}
     return {}
+
+
+class _CredentialsFile(RawCredentials):
+    """The content of a file at the moment when it is asked for, so that renewed credentials are taken up.
+
+    nats-py could read the file itself, but never returns from one without a user JWT (2.16.0).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def data(self) -> str:  # type: ignore[override] # UserString's own is an attribute
+        try:
+            return _checked_creds(self._path.read_text())
+        except ValueError:
+            # One of the errors after which nats-py tries again.
+            raise nats.errors.InvalidUserCredentialsError from None
+
+
+def _checked_creds(text: str) -> str:
+    """The credentials in a text, laid out as nats-py reads them: line by line, without carriage returns."""
+    found = _CREDS.search(text)
+    if found is None:
+        raise ValueError("creds holds no user JWT and seed: encode the whole .creds file")
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{found['jwt']}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{found['seed']}\n------END USER NKEY SEED------\n"
+    )
+
+
+def _parsed(server: str) -> SplitResult:
+    """The parts of a server's URL. Raises: ValueError, whose text repeats nothing of it."""
+    try:
+        parts = urlsplit(server)
+        # An @ behind the host: what looks like a host and port is the beginning of a login with a / in it.
+        misread = "@" in parts.path + parts.query + parts.fragment
+        if parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and not misread:
+            return parts
+    except ValueError:
+        pass
+    raise ValueError(
+        f"a server is {', '.join(f'{scheme}://host:port' for scheme in SCHEMES)}, "
+        "with the special characters of a user or password percent-encoded"
+    )
+
+
+def _login(server: SplitResult) -> tuple[str, str | None] | None:
+    """User and password, a token and None, or None."""
+    if not server.username and not server.password:
+        return None
+    return unquote(server.username or ""), None if server.password is None else unquote(server.password)
+
+
+def _without_login(server: SplitResult) -> SplitResult:
+    return server._replace(netloc=server.netloc.rpartition("@")[2])

@@ -24,6 +24,7 @@ from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
 from slipstream.stores.nats.features import MINIMUM, ServerFeatures
 from slipstream.stores.nats.lane import Disconnected, NoResponders
 from slipstream.stores.nats.provision import open_bucket
+from slipstream.stores.nats.publish import HEADER_ROOM
 from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.store import NatsStore
 from slipstream.stores.nats.stream_config import NANOSECONDS, drift, from_stream, retention
@@ -42,6 +43,7 @@ class NatsConnection(Connection):
         self._borrowed: Client | None = None
         self._session: Session | None = None
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._warned: set[tuple[str, str]] = set()
 
@@ -67,24 +69,16 @@ class NatsConnection(Connection):
             session = await Session.dial(self._config)
         if not self._adopt(session):
             await session.aclose()
-            if self._session is None:
-                raise NotConnectedError(message="the connection was shut down while it was being opened")
+            self._open_session()  # raises if it was shut down meanwhile
             return
         await self._learn_features(session)
 
     async def shutdown(self) -> None:
         self._closed = True
-        session, self._session = self._session, None
-        try:
-            if self._background and session is not None and session.lane.is_connected:
-                await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
-        finally:
-            for task in self._background:
-                task.cancel()
-            if session is not None:
-                await session.aclose()
-        if self._background:
-            await asyncio.wait(self._background)
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="slipstream-shutdown")
+        # Shielded: a cancelled shutdown goes on, and the next one waits for the same end.
+        await asyncio.shield(self._closing)
 
     def is_healthy(self) -> bool:
         return not self._closed and self._session is not None and self._session.lane.is_connected
@@ -98,7 +92,7 @@ class NatsConnection(Connection):
             prefix_watch=working,
             purge=working,
             cas=working,
-            max_value_size=session.lane.max_payload,
+            max_value_size=max(session.lane.max_payload - HEADER_ROOM, 0),
         )
 
     async def store(self, config: str | StoreConfig, *, reads: Reads | None = None) -> KvStore:
@@ -163,6 +157,17 @@ class NatsConnection(Connection):
         return task
 
     # Inside.
+
+    async def _close(self) -> None:
+        session = self._session
+        if self._background and session is not None and session.lane.is_connected:
+            await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
+        for task in self._background:
+            task.cancel()
+        if session is not None:
+            await session.aclose()
+        if self._background:
+            await asyncio.wait(self._background)
 
     def _adopt(self, session: Session) -> bool:
         """Make it the connection's session, unless another one won meanwhile or the connection was shut down."""

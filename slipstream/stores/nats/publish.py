@@ -21,6 +21,8 @@ from slipstream.stores.nats.decode import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID,
 from slipstream.stores.nats.error_map import ApiError, parse_api_error, to_kv_error
 from slipstream.stores.nats.lane import Disconnected, Message, NoResponders
 
+HEADER_ROOM = 512
+"""Bytes of a message that are left to headers: the server's max_payload counts them."""
 _RESEND_FRACTION = 0.5
 """Of the server's duplicate window: within it a message id is certain to be remembered."""
 
@@ -89,7 +91,11 @@ class Publication:
                         message="the connection was lost before the answer came",
                         outcome_unknown=True,
                     ) from None
-                await bucket.wait_connected(self._key)
+                try:
+                    await bucket.wait_connected(self._key)
+                except NotConnectedError as closed:
+                    closed.outcome_unknown = doubt
+                    raise
                 continue
             except NoResponders:
                 # Nobody took it: no such bucket, or an election.
@@ -157,11 +163,11 @@ class Publication:
 
     def _check_size(self, payload: bytes, headers: Headers) -> None:
         # A message over the limit makes the server close the connection (PROTOCOL.md, b).
-        room = sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
-        limit = self._bucket.lane.max_payload
-        if len(payload) + room > limit:
+        room = max(sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12, HEADER_ROOM)
+        limit = self._bucket.lane.max_payload - room
+        if len(payload) > limit:
             raise ValueTooLargeError(
                 store=self._bucket.name,
                 key=self._key,
-                message=f"the value has {len(payload)} bytes, the server takes {limit} with headers",
+                message=f"the value has {len(payload)} bytes, the server takes {limit} beside the headers",
             )

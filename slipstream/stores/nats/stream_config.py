@@ -20,7 +20,7 @@ NANOSECONDS = 1_000_000_000
 HEADER_ROOM = 64 * 1024
 """The stream's message limit counts headers; `max_value_size` counts the value alone."""
 VALUE_SIZE = "slipstream.max_value_size"
-_OURS = ("_nats.", "slipstream.")
+_NOT_THE_CALLERS = ("_nats.", VALUE_SIZE)
 _DUPLICATE_WINDOW = timedelta(minutes=2)
 _FALLBACK_BYTES = 10 * 1024 * 1024
 
@@ -116,7 +116,7 @@ def from_stream(body: Mapping[str, Any]) -> StoreConfig:
         if placement
         else None,
         mirror=(bucket_name(mirror["name"]) or mirror["name"]) if mirror else None,
-        metadata={name: value for name, value in metadata.items() if not name.startswith(_OURS)},
+        metadata={name: value for name, value in metadata.items() if not name.startswith(_NOT_THE_CALLERS)},
     )
 
 
@@ -125,7 +125,7 @@ def drift(wanted: StoreConfig, actual: StoreConfig) -> list[Drift]:
     return [
         Drift(field=field, wanted=getattr(wanted, field), actual=getattr(actual, field))
         for field in StoreConfig.model_fields
-        if field in wanted.model_fields_set and getattr(wanted, field) != getattr(actual, field)
+        if field in wanted.model_fields_set and _said(getattr(wanted, field)) != _said(getattr(actual, field))
     ]
 
 
@@ -139,12 +139,20 @@ def retention(body: Mapping[str, Any]) -> Retention:
     )
 
 
+def _said(value: Any) -> Any:
+    """A value as the server keeps it: an empty text or placement is the same as none."""
+    if isinstance(value, Placement):
+        return (value.cluster or None, value.tags) if value.cluster or value.tags else None
+    return value or None
+
+
 def _ns(span: timedelta) -> int:
     return span // timedelta(microseconds=1) * 1000
 
 
 def _age(nanoseconds: int) -> timedelta | None:
-    return timedelta(microseconds=nanoseconds // 1000) if nanoseconds > 0 else None
+    # Rounded: nats-py sends a float of seconds, cut to nanoseconds, which may come out one too small.
+    return timedelta(microseconds=(nanoseconds + 500) // 1000) if nanoseconds > 0 else None
 
 
 def _limit(number: int) -> int | None:

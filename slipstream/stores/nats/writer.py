@@ -23,7 +23,7 @@ from slipstream.stores.nats.bucket import Bucket, deadline
 from slipstream.stores.nats.decode import OPERATION, ROLLUP, operation_of
 from slipstream.stores.nats.pipeline import pipelined
 from slipstream.stores.nats.publish import publication
-from slipstream.stores.nats.reader import NatsReader
+from slipstream.stores.nats.scan import last_updates
 
 T = TypeVar("T")
 _WINDOW = 256
@@ -90,7 +90,7 @@ class NatsWriter(KvWriter):
         bucket = self._bucket
         age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
         async with deadline(bucket.op_timeout, store=bucket.name):
-            records = await NatsReader(bucket).last_updates("", headers_only=True)
+            records = await last_updates(bucket, "", headers_only=True)
             limit = datetime.now(UTC) - age
             old = [
                 update
