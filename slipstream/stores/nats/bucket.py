@@ -28,6 +28,13 @@ from slipstream.stores.nats.subjects import filter_for, filters_for, subject_pre
 T = TypeVar("T")
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
+_HEADER_ROOM = 512
+"""Bytes of a message that are left to headers, which the server's max_payload counts."""
+
+
+def largest_value(lane: Lane) -> int:
+    """What the server takes in one message beside the headers, in bytes."""
+    return max(lane.max_payload - _HEADER_ROOM, 0)
 
 
 class Background(Protocol):
@@ -113,6 +120,11 @@ class Bucket:
     @property
     def lane(self) -> Lane:
         return self.api.lane
+
+    def value_limit(self) -> int:
+        """The largest value in bytes. A message over the server's limit makes it close the connection."""
+        limit = largest_value(self.lane)
+        return limit if self.max_value_size is None else min(limit, self.max_value_size)
 
     def subject(self, key: str) -> str:
         return subject_prefix(self.origin) + key

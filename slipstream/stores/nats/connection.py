@@ -18,13 +18,12 @@ from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
 from slipstream.model import ConnectionCapabilities, StoreConfig
 from slipstream.stores.nats.api import JetStreamApi, StreamInfo
-from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, settle
+from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, largest_value, settle
 from slipstream.stores.nats.config import NatsConnectionConfig
 from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
 from slipstream.stores.nats.features import MINIMUM, ServerFeatures
 from slipstream.stores.nats.lane import Disconnected, NoResponders
 from slipstream.stores.nats.provision import open_bucket
-from slipstream.stores.nats.publish import HEADER_ROOM
 from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.store import NatsStore
 from slipstream.stores.nats.stream_config import NANOSECONDS, drift, from_stream, retention
@@ -92,7 +91,7 @@ class NatsConnection(Connection):
             prefix_watch=working,
             purge=working,
             cas=working,
-            max_value_size=max(session.lane.max_payload - HEADER_ROOM, 0),
+            max_value_size=largest_value(session.lane),
         )
 
     async def store(self, config: str | StoreConfig, *, reads: Reads | None = None) -> KvStore:

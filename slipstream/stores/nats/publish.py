@@ -13,7 +13,6 @@ from slipstream.errors import (
     OperationFailedError,
     OperationTimeoutError,
     RevisionMismatchError,
-    ValueTooLargeError,
 )
 from slipstream.model import VersionToken
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
@@ -21,8 +20,6 @@ from slipstream.stores.nats.decode import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID,
 from slipstream.stores.nats.error_map import ApiError, parse_api_error, to_kv_error
 from slipstream.stores.nats.lane import Disconnected, Message, NoResponders
 
-HEADER_ROOM = 512
-"""Bytes of a message that are left to headers: the server's max_payload counts them."""
 _RESEND_FRACTION = 0.5
 """Of the server's duplicate window: within it a message id is certain to be remembered."""
 
@@ -71,7 +68,6 @@ class Publication:
             complete[EXPECTED_SUBJECT_SEQUENCE] = str(expected)
         if message_id is not None:
             complete[MESSAGE_ID] = message_id
-        self._check_size(payload, complete)
         subject = bucket.subject(self._key)
         loop = asyncio.get_running_loop()
         resend_until = loop.time() + bucket.resend_seconds * _RESEND_FRACTION
@@ -160,14 +156,3 @@ class Publication:
             message=f"an answer that cannot be read: {printable(answer.data[:200])}",
             outcome_unknown=True,
         )
-
-    def _check_size(self, payload: bytes, headers: Headers) -> None:
-        # A message over the limit makes the server close the connection (PROTOCOL.md, b).
-        room = max(sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12, HEADER_ROOM)
-        limit = self._bucket.lane.max_payload - room
-        if len(payload) > limit:
-            raise ValueTooLargeError(
-                store=self._bucket.name,
-                key=self._key,
-                message=f"the value has {len(payload)} bytes, the server takes {limit} beside the headers",
-            )

@@ -168,10 +168,10 @@ class NatsWriter(KvWriter):
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it first")
         payload = bytes(value)
-        limit = bucket.max_value_size
-        if limit is not None and len(payload) > limit:
+        limit = bucket.value_limit()
+        if len(payload) > limit:
             raise ValueTooLargeError(
-                store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, the bucket takes {limit}"
+                store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
             )
         if ttl is not None:
             seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
