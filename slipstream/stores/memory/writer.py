@@ -1,0 +1,103 @@
+"""Writing to a bucket in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+
+from slipstream.errors import BulkWriteError, KvError, UnsupportedError
+from slipstream.interfaces import KvWriter, T, Transaction, Ttl
+from slipstream.keys import check_key
+from slipstream.model import Operation, VersionToken
+from slipstream.stores.memory.checks import refuse_ttl, to_duration, to_revision, to_value
+from slipstream.stores.memory.record import Write
+from slipstream.stores.memory.server import BucketRef
+
+
+class MemoryWriter(KvWriter):
+    """No outcome is ever unknown here: a write that was cancelled has not been done."""
+
+    def __init__(self, ref: BucketRef) -> None:
+        self._ref = ref
+
+    async def put(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
+        return await self._write(Write(key=self._key(key), value=to_value(value)), ttl)
+
+    async def create(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
+        return await self._write(Write(key=self._key(key), value=to_value(value), only_absent=True), ttl)
+
+    async def update(self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None) -> VersionToken:
+        return await self._write(
+            Write(key=self._key(key), value=to_value(value), expected=self._revision(expected, key)), ttl
+        )
+
+    async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
+        refuse_ttl(ttl, store=self._ref.name, key=self._key(key))
+        raise UnsupportedError(store=self._ref.name, key=key, message="touch gives a new ttl: None is not one")
+
+    async def delete(self, key: str) -> bool:
+        await self._write(Write(key=self._key(key), operation=Operation.DELETE))
+        return True
+
+    async def delete_with_version(self, key: str, expected: VersionToken) -> bool:
+        await self._write(Write(key=self._key(key), expected=self._revision(expected, key)))
+        return True
+
+    async def purge(self, key: str, *, expected: VersionToken | None = None) -> None:
+        revision = None if expected is None else self._revision(expected, key)
+        await self._write(Write(key=self._key(key), operation=Operation.PURGE, expected=revision))
+
+    async def purge_deletes(self, older_than: Ttl = 0) -> int:
+        age = to_duration(older_than)
+        if age < timedelta(0):
+            raise ValueError(f"older_than is an age, not {older_than}")
+        bucket = await self._ref.open()
+        removed = bucket.stream.purge_deletes(age)
+        bucket.wake()
+        return removed
+
+    async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
+        pairs = items.items() if isinstance(items, Mapping) else items
+        writes = [Write(key=self._key(key), value=to_value(value)) for key, value in pairs]
+        bucket = await self._ref.open()
+        for write in writes:
+            bucket.stream.check_size(write)
+        versions: list[VersionToken] = []
+        done: dict[str, VersionToken] = {}
+        errors: dict[str, KvError] = {}
+        for write in writes:
+            try:
+                done[write.key] = VersionToken.from_u64(bucket.stream.write(write))
+            except KvError as error:
+                errors[write.key] = error
+            else:
+                versions.append(done[write.key])
+        bucket.wake()
+        if errors:
+            raise BulkWriteError(store=self._ref.name, versions=done, errors=errors)
+        return versions
+
+    def transaction(self) -> Transaction:
+        raise self._unsupported("transactions")
+
+    async def atomically(self, fn: Callable[[Transaction], Awaitable[T]]) -> T:
+        raise self._unsupported("transactions")
+
+    def fenced(self, key: str, version: VersionToken) -> KvWriter:
+        raise self._unsupported("fenced writers")
+
+    async def _write(self, write: Write, ttl: Ttl | None = None) -> VersionToken:
+        refuse_ttl(ttl, store=self._ref.name, key=write.key)
+        bucket = await self._ref.open()
+        seq = bucket.stream.write(write)
+        bucket.wake()
+        return VersionToken.from_u64(seq)
+
+    def _key(self, key: str) -> str:
+        return check_key(key, store=self._ref.name)
+
+    def _revision(self, version: VersionToken, key: str) -> int:
+        return to_revision(version, store=self._ref.name, key=key)
+
+    def _unsupported(self, what: str) -> UnsupportedError:
+        return UnsupportedError(store=self._ref.name, message=f"memory:// has no {what}")
