@@ -32,7 +32,7 @@ Ttl = float | timedelta
 
 
 class Watch(Protocol):
-    """Changes of the matching keys, in revision order: `async with store.watch(...) as watch: async for update in watch`.
+    """Changes of the matching keys, in revision order: `async with store.watch(...) as watch: async for update in ...`.
 
     Without a cursor the current value of every matching key comes first, then what changes, with no gap between the
     two. With one, only what came after it. Reconnects and restarts of the server are resumed inside.

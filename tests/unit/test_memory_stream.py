@@ -44,7 +44,7 @@ def state(stream: Stream) -> list[tuple[int, str, Operation, bool]]:
 class TestRevisions:
     def test_a_bucket_never_written_has_none(self) -> None:
         stream = make()
-        assert (stream.first_seq, stream.last_seq, stream.bytes, stream.key_count) == (0, 0, 0, 0)
+        assert (stream.first_seq, stream.last_seq, stream.bytes, stream.key_count) == (1, 0, 0, 0)
 
     def test_overwriting_leaves_holes_and_moves_the_first_revision(self) -> None:
         stream = make()
@@ -309,7 +309,7 @@ def test_whatever_happens_the_books_are_right(config: dict[str, Any], steps: lis
         assert stream.bytes == sum(RECORD_OVERHEAD + len(record.key) + len(record.value) for record in held)
         assert stream.bytes <= (config["max_bytes"] or 10**9)
         assert stream.key_count == sum(bool(records) for records in by_key.values())
-        assert stream.first_seq == (held[0].seq if held else stream.last_seq + bool(stream.last_seq))
+        assert stream.first_seq == (held[0].seq if held else stream.last_seq + 1)
         for name, records in by_key.items():
             assert stream.history(name) == records
             assert len(records) <= config["max_history"]

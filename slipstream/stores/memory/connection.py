@@ -7,12 +7,13 @@ import logging
 from types import TracebackType
 from typing import Self, get_args
 
+from slipstream.checks import drift
 from slipstream.errors import NotConnectedError, UnsupportedError
 from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
 from slipstream.model import ConnectionCapabilities, StoreConfig
 from slipstream.stores.memory.server import BucketRef, MemoryServer, Session, shared_server
-from slipstream.stores.memory.store import MemoryStore, drift
+from slipstream.stores.memory.store import MemoryStore
 
 _log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
+from slipstream.checks import to_revision
 from slipstream.errors import OperationTimeoutError, StoreNotFoundError
 from slipstream.interfaces import KvReader
 from slipstream.keys import check_key, check_prefix
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
 from slipstream.stores.memory.bucket import Bucket
-from slipstream.stores.memory.checks import to_revision
 from slipstream.stores.memory.follower import Follower
 from slipstream.stores.memory.server import BucketRef
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from slipstream.checks import drift
 from slipstream.interfaces import KvReader, KvStore, KvWatcher, KvWriter
-from slipstream.model import Drift, StoreConfig, StoreStatus
+from slipstream.model import StoreStatus
 from slipstream.stores.memory.reader import MemoryReader
 from slipstream.stores.memory.watcher import MemoryWatcher
 from slipstream.stores.memory.writer import MemoryWriter
@@ -38,12 +39,3 @@ class MemoryStore(MemoryReader, MemoryWriter, MemoryWatcher, KvStore):
 
     def watcher(self) -> KvWatcher:
         return MemoryWatcher(self._ref)
-
-
-def drift(wanted: StoreConfig, actual: StoreConfig) -> list[Drift]:
-    """Where the bucket differs from what was asked for in so many words: defaults are no wish."""
-    return [
-        Drift(field=field, wanted=getattr(wanted, field), actual=getattr(actual, field))
-        for field in StoreConfig.model_fields
-        if field in wanted.model_fields_set and getattr(wanted, field) != getattr(actual, field)
-    ]

@@ -57,11 +57,9 @@ class Stream:
 
     @property
     def first_seq(self) -> int:
-        """The oldest revision held; `last_seq + 1` where all are gone, 0 before the first write."""
+        """The oldest revision held; `last_seq + 1` where there is none."""
         first = self._log.first()
-        if first is not None:
-            return first.seq
-        return self.last_seq + 1 if self.last_seq else 0
+        return self.last_seq + 1 if first is None else first.seq
 
     @property
     def key_count(self) -> int:

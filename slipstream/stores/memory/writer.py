@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import timedelta
 
+from slipstream.checks import refuse_ttl, to_age, to_revision, to_value
 from slipstream.errors import BulkWriteError, KvError, UnsupportedError
 from slipstream.interfaces import KvWriter, T, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import Operation, VersionToken
-from slipstream.stores.memory.checks import refuse_ttl, to_duration, to_revision, to_value
 from slipstream.stores.memory.record import Write
 from slipstream.stores.memory.server import BucketRef
 
@@ -48,9 +47,7 @@ class MemoryWriter(KvWriter):
         await self._write(Write(key=self._key(key), operation=Operation.PURGE, expected=revision))
 
     async def purge_deletes(self, older_than: Ttl = 0) -> int:
-        age = to_duration(older_than)
-        if age < timedelta(0):
-            raise ValueError(f"older_than is an age, not {older_than}")
+        age = to_age(older_than)
         bucket = await self._ref.open()
         removed = bucket.stream.purge_deletes(age)
         bucket.wake()

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from nats.aio.client import Client
 
+from slipstream.checks import drift
 from slipstream.errors import (
     NotConnectedError,
     UnsupportedError,
@@ -26,7 +27,7 @@ from slipstream.stores.nats.lane import Disconnected, NoResponders
 from slipstream.stores.nats.provision import open_bucket
 from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.store import NatsStore
-from slipstream.stores.nats.stream_config import NANOSECONDS, drift, from_stream, retention
+from slipstream.stores.nats.stream_config import NANOSECONDS, from_stream, retention
 from slipstream.stores.nats.subjects import bucket_name, stream_name
 
 _log = logging.getLogger(__name__)

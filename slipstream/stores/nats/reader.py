@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 from slipstream.channel import ChannelClosed
-from slipstream.errors import OperationFailedError
+from slipstream.checks import to_revision
 from slipstream.interfaces import KvReader
 from slipstream.keys import check_key, check_prefix
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCursor
@@ -28,7 +28,7 @@ class NatsReader(KvReader):
 
     async def get(self, key: str, *, min_version: VersionToken | None = None) -> KvEntry | None:
         check_key(key, store=self._bucket.name)
-        revision = _revision(self._bucket.name, key, min_version)
+        revision = None if min_version is None else to_revision(min_version, store=self._bucket.name, key=key)
         entry = await self._bucket.read(lambda: self._entry(key, revision), key=key)
         return entry if entry is not None and entry.value else None
 
@@ -84,9 +84,9 @@ class NatsReader(KvReader):
 
     async def revision(self, key: str, version: VersionToken) -> KvUpdate | None:
         check_key(key, store=self._bucket.name)
-        sequence = _revision(self._bucket.name, key, version)
-        if not sequence:
-            return None
+        sequence = to_revision(version, store=self._bucket.name, key=key)
+        if sequence == 0:
+            return None  # the server takes 0 for no sequence at all
         message = await self._bucket.read(lambda: self._bucket.api.message(self._bucket.stream, sequence), key=key)
         if message is None or message.subject != self._bucket.subject(key):
             return None
@@ -119,13 +119,3 @@ class NatsReader(KvReader):
 
 def _living(updates: dict[str, KvUpdate]) -> dict[str, KvUpdate]:
     return {key: update for key, update in updates.items() if update.operation is Operation.PUT}
-
-
-def _revision(store: str, key: str, version: VersionToken | None) -> int | None:
-    """The revision in a token, None for none or an unknown one. Raises: OperationFailedError where it holds none."""
-    if version is None or version.is_unknown:
-        return None
-    revision = version.as_u64()
-    if revision is None:
-        raise OperationFailedError(store=store, key=key, message=f"version {version} is no revision of this bucket")
-    return revision

@@ -1,4 +1,4 @@
-"""StoreConfig to the configuration of a stream and back, and where the two differ. Pure.
+"""StoreConfig to the configuration of a stream and back, and what may go missing from it. Pure.
 
 Fields and limits: PROTOCOL.md section a. Servers from 2.12 refuse a field that they do not know, older ones drop it
 silently; so only what `ServerFeatures` vouches for is sent.
@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from slipstream.errors import UnsupportedError
-from slipstream.model import Drift, Placement, StoreConfig
+from slipstream.model import Placement, StoreConfig
 from slipstream.resume import Retention
 from slipstream.stores.nats.features import ServerFeatures
 from slipstream.stores.nats.subjects import bucket_name, stream_name, subject_prefix
@@ -118,15 +118,6 @@ def from_stream(body: Mapping[str, Any]) -> StoreConfig:
         mirror=(bucket_name(mirror["name"]) or mirror["name"]) if mirror else None,
         metadata={name: value for name, value in metadata.items() if not name.startswith(_NOT_THE_CALLERS)},
     )
-
-
-def drift(wanted: StoreConfig, actual: StoreConfig) -> list[Drift]:
-    """Where a bucket differs from what was asked for. Fields that the caller left to their defaults do not count."""
-    return [
-        Drift(field=field, wanted=getattr(wanted, field), actual=getattr(actual, field))
-        for field in StoreConfig.model_fields
-        if field in wanted.model_fields_set and _said(getattr(wanted, field)) != _said(getattr(actual, field))
-    ]
 
 
 def retention(body: Mapping[str, Any]) -> Retention:

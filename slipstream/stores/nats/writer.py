@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NoReturn, TypeVar
 
+from slipstream.checks import refuse_ttl, to_age, to_revision, to_value
 from slipstream.errors import (
     AlreadyExistsError,
     BulkWriteError,
     KvError,
-    OperationFailedError,
     RevisionMismatchError,
     UnsupportedError,
     ValueTooLargeError,
@@ -68,8 +68,8 @@ class NatsWriter(KvWriter):
         return VersionToken.from_u64(await self._write(key, payload, {}, expected=self._expected(key, expected)))
 
     async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
-        self._checked(key, b"", ttl)
-        raise AssertionError("unreachable: a ttl is refused")  # pragma: no cover
+        refuse_ttl(ttl, store=self._bucket.name, key=check_key(key, store=self._bucket.name))
+        raise UnsupportedError(store=self._bucket.name, key=key, message="touch gives a new ttl: None is not one")
 
     async def delete(self, key: str) -> bool:
         check_key(key, store=self._bucket.name)
@@ -88,7 +88,7 @@ class NatsWriter(KvWriter):
 
     async def purge_deletes(self, older_than: Ttl = 0) -> int:
         bucket = self._bucket
-        age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+        age = to_age(older_than)
         async with deadline(bucket.op_timeout, store=bucket.name):
             records = await last_updates(bucket, "", headers_only=True)
             limit = datetime.now(UTC) - age
@@ -165,28 +165,17 @@ class NatsWriter(KvWriter):
     def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> bytes:
         bucket = self._bucket
         check_key(key, store=bucket.name)
-        if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it first")
-        payload = bytes(value)
+        payload = to_value(value)
         limit = bucket.value_limit()
         if len(payload) > limit:
             raise ValueTooLargeError(
                 store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
             )
-        if ttl is not None:
-            seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-            if not seconds >= 1:
-                raise ValueError("a ttl is at least one second")
-            raise UnsupportedError(store=bucket.name, key=key, message="keys with a ttl are not available here")
+        refuse_ttl(ttl, store=bucket.name, key=key)
         return payload
 
     def _expected(self, key: str, expected: VersionToken) -> int:
-        revision = expected.as_u64()
-        if revision is None:
-            raise OperationFailedError(
-                store=self._bucket.name, key=key, message=f"version {expected} is no revision: read the key first"
-            )
-        return revision
+        return to_revision(expected, store=self._bucket.name, key=key)
 
     async def _write(self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None) -> int:
         async with publication(self._bucket, key) as attempt:

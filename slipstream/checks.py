@@ -1,4 +1,4 @@
-"""What is checked of arguments before anything is done. Pure."""
+"""L1: what is checked of arguments before anything is done, the same on every backend. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from datetime import timedelta
 
 from slipstream.errors import OperationFailedError, UnsupportedError
 from slipstream.interfaces import Ttl
-from slipstream.model import VersionToken
+from slipstream.model import Drift, StoreConfig, VersionToken
 
 
 def to_revision(version: VersionToken, *, store: str, key: str) -> int:
     """Raises: OperationFailedError for a version that holds no revision."""
     revision = version.as_u64()
     if revision is None:
-        raise OperationFailedError(store=store, key=key, message=f"version {version} holds no revision")
+        raise OperationFailedError(
+            store=store, key=key, message=f"version {version} is no revision: read it first"
+        )
     return revision
 
 
@@ -25,8 +27,12 @@ def to_value(value: object) -> bytes:
         raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it") from None
 
 
-def to_duration(duration: Ttl) -> timedelta:
-    return duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+def to_age(age: Ttl) -> timedelta:
+    """Raises: ValueError for a negative age."""
+    span = age if isinstance(age, timedelta) else timedelta(seconds=age)
+    if span < timedelta(0):
+        raise ValueError(f"an age is not negative: {age}")
+    return span
 
 
 def refuse_ttl(ttl: Ttl | None, *, store: str, key: str) -> None:
@@ -36,4 +42,13 @@ def refuse_ttl(ttl: Ttl | None, *, store: str, key: str) -> None:
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     if not seconds >= 1:  # NaN too
         raise ValueError(f"a ttl is at least one second, not {ttl}")
-    raise UnsupportedError(store=store, key=key, message="memory:// has no ttl for single keys")
+    raise UnsupportedError(store=store, key=key, message="keys with a ttl are not available here")
+
+
+def drift(wanted: StoreConfig, actual: StoreConfig) -> list[Drift]:
+    """Where a bucket differs from what was asked for in so many words: fields left to their defaults are no wish."""
+    return [
+        Drift(field=field, wanted=getattr(wanted, field), actual=getattr(actual, field))
+        for field in StoreConfig.model_fields
+        if field in wanted.model_fields_set and getattr(wanted, field) != getattr(actual, field)
+    ]
