@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -89,8 +89,14 @@ class WatchCursor:
     def __post_init__(self) -> None:
         if self.revision is not None and not 0 <= self.revision < _U64:
             raise ValueError(f"a revision lies between 0 and 2**64 - 1, not {self.revision}")
-        if self.incarnation is not None and self.incarnation.tzinfo is None:
+        if self.incarnation is None:
+            return
+        if self.revision is None:
+            raise ValueError("an incarnation belongs to a revision: without one there is nothing to compare")
+        if self.incarnation.tzinfo is None:
             raise ValueError("an incarnation is a time with its zone")
+        if self.incarnation < _EPOCH:
+            raise ValueError("an incarnation lies after 1970: text and bytes hold no other")
 
     @classmethod
     def none(cls) -> WatchCursor:
@@ -217,7 +223,7 @@ class KvEntry:
         created: when the server stored it (UTC), None where unknown.
     """
 
-    __match_args__: ClassVar[tuple[str, ...]] = ("key", "value", "version")
+    __match_args__ = ("key", "value", "version")  # no annotation: type checkers read the names
 
     key: str
     value: bytes
@@ -241,7 +247,7 @@ class KvUpdate:
         created: when the server stored it (UTC), None where unknown.
     """
 
-    __match_args__: ClassVar[tuple[str, ...]] = ("operation", "key", "value")
+    __match_args__ = ("operation", "key", "value")
 
     operation: Operation
     key: str
