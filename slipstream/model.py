@@ -309,6 +309,10 @@ class Placement(_Frozen):
     tags: tuple[str, ...] = ()
 
 
+def _none_if_anywhere(placement: Placement | None) -> Placement | None:
+    return placement if placement is not None and (placement.cluster or placement.tags) else None
+
+
 class StoreConfig(_Frozen):
     """How a bucket is made. It applies at creation only: an existing bucket is left as it is.
 
@@ -343,7 +347,7 @@ class StoreConfig(_Frozen):
     marker_ttl: Annotated[timedelta | None, BeforeValidator(_no_bool), AfterValidator(_at_least_a_second)] = timedelta(
         hours=1
     )
-    placement: Placement | None = None
+    placement: Annotated[Placement | None, AfterValidator(_none_if_anywhere)] = None
     mirror: Annotated[str, AfterValidator(check_bucket)] | None = None
     metadata: Mapping[str, str] = Field(default_factory=dict)
 
