@@ -39,13 +39,15 @@ class Cluster:
         self._leading = None
 
 
-async def candidate(store: KvStore, name: str, cluster: Cluster, started: asyncio.Barrier) -> None:
+async def candidate(store: KvStore, name: str, cluster: Cluster, all_tried: asyncio.Barrier) -> None:
     """Lead once, however long it takes to get the chance."""
-    async with store.watch(KEY) as watch:
-        await started.wait()
-        while (term := await try_to_lead(store, name)) is None:
+    async with store.watch(KEY) as watch:  # before the first try, so that no removal is missed
+        term = await try_to_lead(store, name)
+        await all_tried.wait()  # only here, so that the others are seen to wait for the first
+        while term is None:
             print(f"{name} waits")
             await vacancy(watch)
+            term = await try_to_lead(store, name)
     await cluster.lead(name, term)
     print(f"{name} resigns")
     await store.delete_with_version(KEY, term)
@@ -73,10 +75,10 @@ async def main(url: str) -> None:
         store = await connection.store(f"leader-{secrets.token_hex(4)}")
         try:
             cluster = Cluster()
-            started = asyncio.Barrier(len(CANDIDATES))
+            all_tried = asyncio.Barrier(len(CANDIDATES))
             async with asyncio.TaskGroup() as tasks:
                 for name in CANDIDATES:
-                    tasks.create_task(candidate(store, name, cluster, started))
+                    tasks.create_task(candidate(store, name, cluster, all_tried))
             if sorted(cluster.terms) != CANDIDATES:
                 raise RuntimeError(f"each should have led once: {cluster.terms}")
             print(f"each of the {len(CANDIDATES)} led once, one after the other")

@@ -305,8 +305,8 @@ _Count = Annotated[int, BeforeValidator(_no_bool)]
 class Placement(_Frozen):
     """Where a cluster puts the bucket: the name of the cluster, tags that its servers must carry, or both."""
 
-    cluster: str | None = None
-    tags: tuple[str, ...] = ()
+    cluster: Annotated[str, Field(min_length=1)] | None = None
+    tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 def _none_if_anywhere(placement: Placement | None) -> Placement | None:

@@ -44,10 +44,8 @@ async def last_updates(bucket: Bucket, prefix: str, *, headers_only: bool = Fals
             feed = Feed(bucket, options)
             try:
                 updates = await drain(feed)
-            except CursorExpiredError as error:
-                if error.reason == "compacted":
-                    continue  # the connection went and retention went on: begin again
-                raise
+            except CursorExpiredError:
+                continue  # the connection went, and meanwhile retention went on or the bucket was made again
             folded = {update.key: update for update in updates}
             if not feed.complete:
                 await add_missing(bucket, prefix, folded)
