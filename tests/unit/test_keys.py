@@ -87,9 +87,9 @@ def test_the_length_of_a_key_and_of_a_prefix(check: Callable[[str], str]) -> Non
 
 
 def test_the_length_of_a_bucket_name() -> None:
-    assert check_bucket("b" * 255) == "b" * 255
-    with pytest.raises(InvalidKeyError, match="at most 255 bytes"):
-        check_bucket("b" * 256)
+    assert check_bucket("b" * 252) == "b" * 252
+    with pytest.raises(InvalidKeyError, match="at most 252 bytes"):
+        check_bucket("b" * 253)
 
 
 @pytest.mark.parametrize("check", [check_key, check_prefix, check_bucket])

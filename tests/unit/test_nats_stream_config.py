@@ -58,7 +58,7 @@ BATCH_FIELDS = {"allow_atomic"}
 
 names = st.from_regex(r"[-_a-zA-Z0-9]{1,10}", fullmatch=True)
 texts = st.text(max_size=10)
-names = st.text(min_size=1, max_size=10)
+nonempty = st.text(min_size=1, max_size=10)
 microseconds = st.integers(100_000, 10**15).map(lambda count: timedelta(microseconds=count))
 
 
@@ -74,7 +74,7 @@ def configs(draw: st.DrawFn, *, markers: bool = True) -> StoreConfig:
         "discard": st.sampled_from(["new", "old"]),
         "description": st.none() | texts,
         "compression": st.booleans(),
-        "placement": st.none() | st.builds(Placement, cluster=st.none() | names, tags=st.lists(names).map(tuple)),
+        "placement": st.none() | st.builds(Placement, cluster=st.none() | nonempty, tags=st.lists(nonempty).map(tuple)),
         "metadata": st.dictionaries(texts, texts, max_size=3),
     }
     if markers:
