@@ -154,9 +154,7 @@ class WatchCursor:
         if found is None:
             raise ValueError(f"not a cursor: {text!r}")
         micros = found["micros"]
-        return cls(
-            revision=int(found["revision"]), incarnation=None if micros is None else _from_micros(int(micros))
-        )
+        return cls(revision=int(found["revision"]), incarnation=None if micros is None else _from_micros(int(micros)))
 
     def __str__(self) -> str:
         if self.revision is None:

@@ -19,6 +19,7 @@ from slipstream.stores.nats.lane import Message
 
 FRONT = "$KV.b."
 FORMS = (9, 11)
+UNHURRIED = settings(deadline=None)  # the machine may be busy
 
 
 def make_intake(
@@ -183,6 +184,7 @@ class TestDeliveries:
         assert (reader.intake.received, reader.intake.handed_out, reader.intake.pending) == (4, 4, 2)
         reader.receive(delivery(5, 2))  # it did not count as a delivery
 
+    @UNHURRIED
     @given(st.binary(max_size=300), st.integers(0, 2**40))
     def test_the_size_counts_the_value(self, data: bytes, size: int) -> None:
         (plain,) = make_intake().message(delivery(1, 1, data=data))
@@ -197,6 +199,7 @@ class TestDeliveries:
 
 
 class TestUnknownVersions:
+    @UNHURRIED
     @given(st.lists(st.one_of(st.none(), st.integers(1, 3)), min_size=1, max_size=30), st.booleans())
     def test_they_are_handed_out_and_never_move_a_position(self, steps: list[int | None], evicts: bool) -> None:
         reader = proven_reader(100, evicts=evicts)
@@ -245,6 +248,7 @@ class TestUnknownVersions:
 
 
 class TestHeartbeats:
+    @UNHURRIED
     @given(st.integers(0, 20), st.integers(0, 25))
     def test_one_that_counts_other_deliveries_than_arrived_is_out_of_step(self, arrived: int, claimed: int) -> None:
         intake = make_intake(0)
@@ -322,6 +326,7 @@ class TestHeartbeats:
 
 
 class TestFlowControl:
+    @UNHURRIED
     @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.booleans())
     def test_a_request_is_answered_exactly_when_everything_before_it_was_taken(
         self, runs: list[int], stalled: bool
@@ -694,6 +699,7 @@ TestAnyInterleavingWhileRecordsAreEvicted = EvictingWatchMachine.TestCase
 TestAnyInterleavingWhileRecordsAreEvicted.settings = MACHINES
 
 
+@UNHURRIED
 @given(st.data())
 def test_a_lost_delivery_is_noticed_by_the_next_message(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 20))

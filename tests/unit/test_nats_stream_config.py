@@ -58,6 +58,7 @@ BATCH_FIELDS = {"allow_atomic"}
 
 names = st.from_regex(r"[-_a-zA-Z0-9]{1,10}", fullmatch=True)
 texts = st.text(max_size=10)
+labels = texts.filter(lambda name: not name.startswith("_nats."))  # those are the server's
 nonempty = st.text(min_size=1, max_size=10)
 microseconds = st.integers(100_000, 10**15).map(lambda count: timedelta(microseconds=count))
 
@@ -75,7 +76,7 @@ def configs(draw: st.DrawFn, *, markers: bool = True) -> StoreConfig:
         "description": st.none() | texts,
         "compression": st.booleans(),
         "placement": st.none() | st.builds(Placement, cluster=st.none() | nonempty, tags=st.lists(nonempty).map(tuple)),
-        "metadata": st.dictionaries(texts, texts, max_size=3),
+        "metadata": st.dictionaries(labels, texts, max_size=3),
     }
     if markers:
         fields["marker_ttl"] = st.none() | st.integers(10**6, 10**15).map(lambda count: timedelta(microseconds=count))
