@@ -285,11 +285,11 @@ def guard(folder: Path, binary: str, start_timeout: float, report: Report, *, te
             return
         time.sleep(_POLL_SECONDS)
     _sign(lock)
+    guardian = Guardian(folder, binary, start_timeout)
     alive = folder / ALIVE
     alive.unlink(missing_ok=True)
     os.mkfifo(alive, 0o600)
     writing_end = os.open(alive, os.O_RDWR)
-    guardian = Guardian(folder, binary, start_timeout)
     outcome = "it was told to end"
     try:
         guardian.run(report)

@@ -19,6 +19,7 @@ from slipstream.errors import ConnectionFailedError, UnsupportedError
 from slipstream.stores.embedded import guardian
 from slipstream.stores.embedded.binary import find_nats_server
 from slipstream.stores.embedded.locks import FileLock
+from slipstream.stores.embedded.pipes import ReadingEnd
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class EmbeddedServer:
         self._folder = None if directory is None else Path(directory)
         self._start_timeout = start_timeout
         self._seat: FileLock | None = None
-        self._alive: int | None = None
+        self._alive: ReadingEnd | None = None  # tells the guardian's end
+        self._report: ReadingEnd | None = None  # tells how its start went
         self._url: str | None = None
 
     def __repr__(self) -> str:
@@ -88,8 +90,7 @@ class EmbeddedServer:
         Returns when the server was stopped for good, or cannot be brought back at its address; a warning says why.
         """
         while self._alive is not None:
-            await read_to_end(self._alive)
-            self._forget_guardian()
+            await self._alive.until_closed()
             before = self.url
             if await asyncio.to_thread(guardian.read_published, self.directory) is None:
                 _log.warning("the embedded server of %s was stopped, see its %s", self._folder, guardian.LOG)
@@ -110,8 +111,15 @@ class EmbeddedServer:
         if seat is not None and _was_last(seat):
             with suppress(TimeoutError):  # the guardian goes on ending it
                 async with asyncio.timeout(_END_SECONDS):
-                    await self._guardian_gone()
-        self._forget_guardian()
+                    if self._report is not None:
+                        await self._report.until_closed()  # being started, it finds that nobody wants it, or is ready
+                    guardian_there = self._watch_guardian()
+                    if guardian_there is not None:
+                        await guardian_there.until_closed()
+        for pipe in (self._report, self._alive):
+            if pipe is not None:
+                pipe.close()
+        self._report = self._alive = None
         if self._temporary and self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -140,7 +148,7 @@ class EmbeddedServer:
 
     async def _find(self) -> bool:
         """Take the address of the running server; False if there is no guardian."""
-        while self._watch_guardian():
+        while self._watch_guardian() is not None:
             published = await asyncio.to_thread(guardian.read_published, self.directory)
             if published is not None and published["ready"]:
                 self._url = f"nats://{published['token']}@127.0.0.1:{published['port']}"
@@ -151,51 +159,26 @@ class EmbeddedServer:
     async def _start_guardian(self) -> None:
         binary = await asyncio.to_thread(find_nats_server)
         reading, writing = os.pipe()
-        os.set_blocking(reading, False)
+        report = self._report = ReadingEnd(reading)  # closed by leave() if this does not get to its end
         command = [sys.executable, "-I", guardian.__file__, str(self.directory), str(binary)]
         # Its own bound comes first: it knows better why the server does not start.
         command += [str(self._start_timeout * 0.8), str(writing), "REMOVE" if self._temporary else "KEEP"]
-        try:
-            await to_its_end(asyncio.to_thread(_run_detached, command, writing, self._start_timeout))
-            answer = await read_to_end(reading)
-        except asyncio.CancelledError:
-            if self._seat is not None:
-                self._seat.release()  # now the guardian finds that nobody wants it, and ends
-            with suppress(TimeoutError):
-                await to_its_end(asyncio.wait_for(read_to_end(reading), _END_SECONDS))
-            raise
-        finally:
-            os.close(reading)
+        await to_its_end(asyncio.to_thread(_run_detached, command, writing, self._start_timeout))
+        answer = await report.until_closed()
+        self._report = None
+        report.close()
         if not answer:
             raise ConnectionFailedError(message=f"the guardian of {self._folder} ended: see its {guardian.LOG}")
         error = json.loads(answer).get("error")
         if error is not None:
             raise ConnectionFailedError(message=f"no embedded server in {self._folder}: {error}")
 
-    def _watch_guardian(self) -> bool:
-        """Open the pipe that tells the guardian's end; False if there is no guardian."""
-        self._forget_guardian()
-        try:
-            alive = os.open(self.directory / guardian.ALIVE, os.O_RDONLY | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return False
-        try:
-            os.read(alive, 1)
-        except BlockingIOError:  # it has a writer, who does not write
-            self._alive = alive
-            return True
-        os.close(alive)
-        return False
-
-    async def _guardian_gone(self) -> None:
-        if self._alive is not None or self._watch_guardian():
-            assert self._alive is not None
-            await read_to_end(self._alive)
-
-    def _forget_guardian(self) -> None:
+    def _watch_guardian(self) -> ReadingEnd | None:
+        """The pipe that tells the guardian's end, opened anew; None if there is no guardian."""
         if self._alive is not None:
-            alive, self._alive = self._alive, None
-            os.close(alive)
+            self._alive.close()
+        self._alive = ReadingEnd.open(self.directory / guardian.ALIVE)
+        return self._alive
 
 
 async def to_its_end(work: Awaitable[T]) -> T:
@@ -208,32 +191,10 @@ async def to_its_end(work: Awaitable[T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen; who was cancelled has no use for it
         raise cancelled
     return task.result()
-
-
-async def read_to_end(fd: int) -> bytes:
-    """What comes through the non-blocking pipe until its last writer is gone, however that ended."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    chunks: list[bytes] = []
-
-    def on_readable() -> None:
-        try:
-            data = os.read(fd, 65536)
-        except BlockingIOError:
-            return
-        if data:
-            chunks.append(data)
-        elif not ended.done():
-            ended.set_result(None)
-
-    loop.add_reader(fd, on_readable)
-    try:
-        await ended
-    finally:
-        loop.remove_reader(fd)
-    return b"".join(chunks)
 
 
 def _run_detached(command: list[str], report: int, timeout: float) -> None:
