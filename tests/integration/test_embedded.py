@@ -504,8 +504,9 @@ class TestTrouble:
         async with seat(folder) as server:
             assert await answers(server)
 
-    async def test_a_damaged_address_is_taken_over(self, folder: Path) -> None:
-        leave_behind(folder, "{")
+    @pytest.mark.parametrize("damaged", ["", "{", "7", "[]", '{"port": "x"}'])
+    async def test_a_damaged_address_is_taken_over(self, folder: Path, damaged: str) -> None:
+        leave_behind(folder, damaged)
         async with seat(folder) as server:
             assert await answers(server)
 

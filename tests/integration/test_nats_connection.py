@@ -14,6 +14,7 @@ import nats
 import nats.errors
 import pytest
 from nats.aio.client import Client
+from pydantic import SecretStr
 
 from slipstream.errors import (
     BulkWriteError,
@@ -29,11 +30,12 @@ from slipstream.testing._waiting import bounded, eventually
 from slipstream.testing.proxy import FaultProxy
 from slipstream.testing.server import NatsServer
 
+MakeProxy = Callable[[str, int], Awaitable[FaultProxy]]
 MONITORED = 'http: "127.0.0.1:-1"'
 
 
 def connection(url: str, *, op_timeout: float = 10.0, **options: object) -> NatsConnection:
-    return NatsConnection(NatsConnectionConfig(url=url, op_timeout=op_timeout, **options))  # type: ignore[arg-type]
+    return NatsConnection(NatsConnectionConfig(url=SecretStr(url), op_timeout=op_timeout, **options))  # type: ignore[arg-type]
 
 
 async def clients(server: NatsServer) -> int:
@@ -83,7 +85,7 @@ async def no_task_stays_behind() -> AsyncIterator[None]:
     yield
     # The fixture itself ends in another task than it began in.
     if left := asyncio.all_tasks() - before - {asyncio.current_task()}:
-        _, running = await asyncio.wait(left, timeout=2)  # type: ignore[type-var]
+        _, running = await asyncio.wait(left, timeout=2)
         assert not running
 
 
@@ -187,6 +189,20 @@ class TestConnect:
         async with listener:
             with pytest.raises(ConnectionFailedError, match="INFO"):
                 await connection(f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}").connect()
+
+    async def test_a_server_that_hangs_up_on_the_login(self, nats_server: NatsServer, fault_proxy: MakeProxy) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
+        async with bounded():
+            greeting = len(await reader.readline())
+        writer.close()
+        proxy = await fault_proxy("127.0.0.1", nats_server.port)
+        for more in (0, 1, 3):
+            proxy.cut_after(greeting + more, "to_client")
+            async with bounded():
+                with pytest.raises(ConnectionFailedError):
+                    await connection(proxy.url).connect()
+        async with connection(proxy.url) as conn:
+            assert conn.is_healthy()
 
     async def test_a_server_that_never_answers(self, nats_server: NatsServer) -> None:
         nats_server.pause()
@@ -305,15 +321,23 @@ class TestShutdown:
             asyncio.create_task(store.scan()),
             asyncio.create_task(conn.stores()),
             asyncio.create_task(conn.store("other")),
-            asyncio.create_task(anext(watch)),  # type: ignore[arg-type]
+            asyncio.create_task(anext(watch)),
         ]
         await asyncio.sleep(0)
         async with asyncio.timeout(4):
             await conn.shutdown()
             await asyncio.wait(tasks)
         nats_server.resume()
-        for task in tasks:
-            assert isinstance(task.exception(), NotConnectedError), task
+        errors = [task.exception() for task in tasks]
+        assert {type(error) for error in errors} == {NotConnectedError}
+        assert [getattr(error, "outcome_unknown", None) for error in errors] == [
+            False,
+            True,
+            False,
+            False,
+            False,
+            False,
+        ]
         await watch.aclose()
 
     async def test_two_at_once(self, monitored: NatsServer) -> None:
@@ -367,9 +391,6 @@ class TestShutdown:
         nats_server.resume()
         assert writing.exception() is not None
         assert reading.exception() is not None
-
-
-MakeProxy = Callable[[str, int], Awaitable[FaultProxy]]
 
 
 class TestHealth:
@@ -565,7 +586,7 @@ class TestBorrowedClient:
             store = await conn.store("b")
             async with store.watch() as watch:
                 await watch.wait_hydrated()
-                waiting = asyncio.create_task(anext(watch))  # type: ignore[arg-type]
+                waiting = asyncio.create_task(anext(watch))
                 await asyncio.sleep(0)
                 await client.close()
                 async with bounded():
@@ -619,6 +640,20 @@ class TestPermissions:
             assert conn.is_healthy()
             assert await store.get("k") is not None
 
+    async def test_a_borrowed_client_tells_soon(self, server: NatsServer) -> None:
+        async def quiet(_: Exception) -> None:
+            return
+
+        client = await nats.connect(self.url(server, "no_writes"), error_cb=quiet)
+        try:
+            async with NatsConnection.from_client(client, op_timeout=30) as conn, bounded():
+                store = await conn.store("b")
+                for _ in range(2):
+                    with pytest.raises(PermissionDeniedError):
+                        await store.put("k", b"w")
+        finally:
+            await client.close()
+
     async def test_a_scan_and_a_watch_are_refused_at_once(self, server: NatsServer) -> None:
         async with connection(self.url(server, "no_consumers"), op_timeout=30) as conn:
             store = await conn.store("b")
@@ -638,7 +673,7 @@ class TestPermissions:
     async def test_a_read_is_refused_at_once(self, server: NatsServer) -> None:
         async with connection(self.url(server, "no_reads"), op_timeout=30) as conn:
             for reads in ("any", "leader"):
-                store = await conn.store("b", reads=reads)  # type: ignore[arg-type]
+                store = await conn.store("b", reads=reads)
                 async with bounded():
                     with pytest.raises(PermissionDeniedError, match="GET"):
                         await store.get("k")

@@ -14,7 +14,7 @@ import nats
 import nats.errors
 import pytest
 from nats.aio.client import Client
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from slipstream.errors import (
     InvalidKeyError,
@@ -24,12 +24,13 @@ from slipstream.errors import (
     StoreFullError,
     StoreNotFoundError,
     UnsupportedError,
+    ValueTooLargeError,
 )
 from slipstream.model import Drift, StoreConfig
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig
 from slipstream.stores.nats.api import JetStreamApi
 from slipstream.stores.nats.features import ServerFeatures
-from slipstream.testing._waiting import bounded
+from slipstream.testing._waiting import bounded, eventually
 from slipstream.testing.proxy import FaultProxy
 from slipstream.testing.server import NatsServer
 
@@ -39,7 +40,7 @@ HOUR = 3_600_000_000_000
 
 
 def connection(url: str, *, op_timeout: float = 10.0, **options: Any) -> NatsConnection:
-    return NatsConnection(NatsConnectionConfig(url=url, op_timeout=op_timeout, **options))
+    return NatsConnection(NatsConnectionConfig(url=SecretStr(url), op_timeout=op_timeout, **options))
 
 
 def api(conn: NatsConnection) -> JetStreamApi:
@@ -307,11 +308,28 @@ class TestMirror:
         assert await mirror.keys("k.") == ["k.1", "k.2"]
         assert [entry.value for entry in await mirror.scan()] == [b"before", b"through the mirror"]
         for reads in ("any", "leader", "session"):
-            reader = await conn.store(f"{bucket}-mirror", reads=reads)  # type: ignore[arg-type]
+            reader = await conn.store(f"{bucket}-mirror", reads=reads)
             found = await reader.get("k.2")
             assert found is not None
             assert found.value == b"through the mirror"
         assert warnings_of(caplog) == []
+
+    async def test_of_a_mirror(self, conn: NatsConnection, bucket: str) -> None:
+        source = await conn.store(StoreConfig(name=bucket, max_value_size=100))
+        await conn.store(StoreConfig(name=f"{bucket}-1", mirror=bucket))
+        mirror = await conn.store(StoreConfig(name=f"{bucket}-2", mirror=f"{bucket}-1"))
+        version = await mirror.put("k", b"v")
+        entry = await source.get("k")
+        assert entry is not None
+        assert entry.version == version
+
+        async def copied() -> bool:
+            return [entry.version for entry in await mirror.scan()] == [version]
+
+        await eventually(copied)
+        assert await mirror.get("k") == entry
+        with pytest.raises(ValueTooLargeError):  # the limit of the bucket that is written
+            await mirror.put("k", b"x" * 101)
 
     async def test_it_is_listed_and_deleted(self, conn: NatsConnection, bucket: str) -> None:
         await conn.store(bucket)
@@ -427,7 +445,7 @@ class TestLimits:
         async with self.account(server, "small") as conn:
             for storage in ("persistent", "memory"):
                 with pytest.raises(StoreFullError, match="insufficient"):
-                    await conn.store(StoreConfig(name="b", storage=storage, max_bytes=2_000_000))  # type: ignore[arg-type]
+                    await conn.store(StoreConfig(name="b", storage=storage, max_bytes=2_000_000))
 
 
 class _WithoutJetStream(Client):

@@ -12,7 +12,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import cast
+from typing import Literal, cast
 
 import nats
 import pytest
@@ -25,7 +25,7 @@ from slipstream.stores.nats.bucket import Bucket
 from slipstream.stores.nats.store import NatsStore
 from slipstream.testing._raw import Holdings, Raw, raw_client
 from slipstream.testing._waiting import background, bounded, cancelled_after, eventually
-from slipstream.testing.proxy import FaultProxy
+from slipstream.testing.proxy import Direction, FaultProxy
 from slipstream.testing.server import NatsServer
 
 Connect = Callable[..., Awaitable[NatsConnection]]
@@ -184,6 +184,9 @@ class TestCompleteness:
                 assert found[key] is whole[key], "what was found is left as it is"
             # `created` comes from two places that cut its nanoseconds alike.
             assert found[key] == whole[key]
+        some: dict[str, KvUpdate] = {}
+        await scan.add_missing(store._bucket, "k.1", some)
+        assert set(some) == {key for key in keys if key.startswith("k.1")}
 
 
 class TestCost:
@@ -260,12 +263,19 @@ class TestNothingIsLeftBehind:
             assert await raw.consumers(bucket) == []
         await holdings.no_more()
 
+    @pytest.mark.parametrize("ping_interval", [0.2, 30.0], ids=["noticed", "unnoticed"])
     @pytest.mark.parametrize("direction", ["both", "to_client", "to_server"])
     async def test_after_one_that_timed_out_on_a_dead_path_once_that_is_healed(
-        self, connect: Connect, nats_server: NatsServer, fault_proxy: MakeProxy, bucket: str, direction: str
+        self,
+        connect: Connect,
+        nats_server: NatsServer,
+        fault_proxy: MakeProxy,
+        bucket: str,
+        direction: Direction | Literal["both"],
+        ping_interval: float,
     ) -> None:
         proxy = await fault_proxy("127.0.0.1", nats_server.port)
-        connection = await connect(proxy.url, op_timeout=1.5, ping_interval=0.2)
+        connection = await connect(proxy.url, op_timeout=1.5, ping_interval=ping_interval)
         store = await connection.store(bucket)
         await fill(store, [f"k.{number}" for number in range(300)])
         async with raw_client(nats_server.url) as raw:
@@ -276,7 +286,7 @@ class TestNothingIsLeftBehind:
                 return bool(await raw.consumers(bucket))
 
             await eventually(under_way)
-            proxy.black_hole(direction)  # type: ignore[arg-type]
+            proxy.black_hole(direction)
             async with bounded():
                 with pytest.raises(OperationTimeoutError):
                     await scanning
@@ -287,6 +297,43 @@ class TestNothingIsLeftBehind:
 
 
 class TestTrouble:
+    async def test_every_read_on_a_dead_path_ends_in_time(
+        self, connect: Connect, nats_server: NatsServer, fault_proxy: MakeProxy, bucket: str
+    ) -> None:
+        proxy = await fault_proxy("127.0.0.1", nats_server.port)
+        connection = await connect(proxy.url, op_timeout=1.0, ping_interval=30.0)
+        store = await connection.store(bucket)
+        keys = [f"k.{number}" for number in range(KEYS)]
+        version = (await store.put_many([(key, b"1") for key in keys]))[0]
+        proxy.black_hole()
+
+        async def iterate() -> None:
+            async for _ in store.iter_scan():
+                pass
+
+        async def enter() -> None:
+            async with store.watch():
+                pass
+
+        reads: list[Awaitable[object]] = [
+            store.get("k.1"),
+            store.get("k.1", min_version=version),
+            store.entry("k.1"),
+            store.get_many(keys),
+            store.keys(),
+            store.scan("k."),
+            iterate(),
+            store.history("k.1"),
+            store.revision("k.0", version),
+            store.status(),
+            connection.stores(),
+            enter(),
+        ]
+        async with bounded():
+            outcomes = await asyncio.gather(*reads, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [OperationTimeoutError] * len(reads)
+        await proxy.heal()
+
     async def test_a_scan_through_a_reset_is_whole_or_says_that_it_is_not(
         self, connect: Connect, nats_server: NatsServer, fault_proxy: MakeProxy, bucket: str
     ) -> None:

@@ -506,6 +506,7 @@ class TestExpiry:
             with pytest.raises(CursorExpiredError) as caught:
                 await reading
             cursor = watch.cursor.as_u64()
+            assert watch.statistics().resumes == 0
         assert caught.value.reason == "compacted"
         assert cursor is not None
         assert caught.value.cursor is not None
@@ -523,6 +524,12 @@ class TestExpiry:
             for number in range(6000):
                 await raw.client.publish(f"$KV.{bucket}.hot", b"%d." % number + bytes(8 * 1024))
             await raw.client.flush()
+
+            async def all_are_stored() -> bool:
+                return (await store.status()).last_revision == 6000
+
+            # A pong says that they were received: JetStream stores them later, and would after another connection's put.
+            await eventually(all_are_stored)
             last = await store.put("hot", b"last")
             seen = await collect_until(watch, lambda update: update.version == last)
             assert len(seen) < 6001, "it was meant to fall behind"
@@ -593,6 +600,11 @@ class TestExpiry:
                     await drain(one)
                 assert caught.value.reason == "recreated"
             assert (watch.statistics().delivered, quiet.statistics().delivered) == (2, 0)
+            saved = watch.cursor
+        with pytest.raises(CursorExpiredError) as caught:
+            async with bounded(), again.watch(cursor=saved):
+                pass
+        assert caught.value.reason == "recreated"
 
     async def test_a_bucket_made_again_while_a_gap_is_looked_into(self, connect: Connect, bucket: str) -> None:
         connection = await connect()

@@ -66,10 +66,10 @@ def restart_delay(failures: int) -> float | None:
 
 
 def read_published(folder: Path) -> dict[str, Any] | None:
-    """What `server.json` holds, None if there is none."""
+    """What `server.json` holds, None if there is none or it is damaged."""
     try:
         return dict(json.loads((folder / PUBLISHED).read_text()))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
@@ -312,6 +312,7 @@ def detach(folder: Path) -> None:
         os._exit(0)
     os.chdir("/")
     os.umask(0o077)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # inherited from the thread that started this
     log = os.open(folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):

@@ -150,7 +150,7 @@ class EmbeddedServer:
         """Take the address of the running server; False if there is no guardian."""
         while self._watch_guardian() is not None:
             published = await asyncio.to_thread(guardian.read_published, self.directory)
-            if published is not None and published["ready"]:
+            if published is not None and published.get("ready"):
                 self._url = f"nats://{published['token']}@127.0.0.1:{published['port']}"
                 return True
             await asyncio.sleep(_POLL_SECONDS)  # it restarts its server, or its starter was killed before it was ready

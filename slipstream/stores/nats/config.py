@@ -17,8 +17,8 @@ DEFAULT_URL = "nats://127.0.0.1:4222"
 SCHEMES = ("nats", "tls", "ws", "wss")
 _SECRETS = ("url", "creds")
 _CREDS = re.compile(
-    r"-BEGIN NATS USER JWT-+\s+(?P<jwt>[-\w.=]+)\s+-+END NATS USER JWT-"
-    r".*-BEGIN USER NKEY SEED-+\s+(?P<seed>SU[A-Z2-7]+)\s+-+END USER NKEY SEED-",
+    r"-BEGIN NATS USER JWT-+\s+(?P<jwt>[-_.=a-zA-Z0-9]+)\s+-+END NATS USER JWT-"
+    r".*-BEGIN USER NKEY SEED-+\s+(?P<seed>SU[A-Z2-7]{56})\s+-+END USER NKEY SEED-",
     re.DOTALL,
 )
 

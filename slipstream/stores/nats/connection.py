@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from slipstream.stores.nats.config import NatsConnectionConfig
 from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
 from slipstream.stores.nats.features import MINIMUM, ServerFeatures
 from slipstream.stores.nats.lane import Disconnected, NoResponders
-from slipstream.stores.nats.provision import open_bucket
+from slipstream.stores.nats.provision import find_origin, open_bucket
 from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.store import NatsStore
 from slipstream.stores.nats.stream_config import NANOSECONDS, from_stream, retention
@@ -54,7 +54,8 @@ class NatsConnection(Connection):
     def from_client(cls, client: Client, *, op_timeout: float = 30.0, domain: str | None = None) -> NatsConnection:
         """A connection over a nats-py client that you connected. It is never closed, redialled or set up anew.
 
-        Its events cannot be subscribed to: a disconnect is noticed within half a second, by looking.
+        It is as healthy as the client, and opened by its first use; `connect()` only tells early what is wrong.
+        The client's events cannot be subscribed to: a disconnect is noticed within half a second, by looking.
         """
         connection = cls(NatsConnectionConfig(op_timeout=op_timeout, domain=domain))
         connection._borrowed = client
@@ -115,9 +116,9 @@ class NatsConnection(Connection):
         session = await self._ready_session()
         timeout = self._config.op_timeout
 
-        async def attempt() -> StreamInfo:
+        async def attempt() -> Bucket:
             features = await self._features(session)
-            return await open_bucket(
+            info = await open_bucket(
                 self._api(session),
                 session.client,
                 wanted,
@@ -125,9 +126,10 @@ class NatsConnection(Connection):
                 domain=self._config.domain,
                 create_timeout=min(timeout / 3, _CREATE_SECONDS),
             )
+            origin, written = await find_origin(self._api(session), info)
+            return self._bucket(session, wanted, info, origin, written, reads)
 
-        info = await self._run(attempt, store=wanted.name)
-        return NatsStore(self._bucket(session, wanted, info, reads))
+        return NatsStore(await self._run(attempt, store=wanted.name))
 
     async def stores(self) -> list[str]:
         session = await self._ready_session()
@@ -272,7 +274,15 @@ class NatsConnection(Connection):
                 except LANE_FAILURES as error:
                     raise settle(error, store=store, key=None) from None
 
-    def _bucket(self, session: Session, wanted: StoreConfig, info: StreamInfo, reads: Reads | None) -> Bucket:
+    def _bucket(
+        self,
+        session: Session,
+        wanted: StoreConfig,
+        info: StreamInfo,
+        origin: str,
+        written: Mapping[str, Any],
+        reads: Reads | None,
+    ) -> Bucket:
         actual = from_stream(info.config)
         differences = drift(wanted, actual)
         for difference in differences:
@@ -285,10 +295,10 @@ class NatsConnection(Connection):
                     difference.actual,
                     difference.wanted,
                 )
-        window = info.config.get("duplicate_window", 0) / NANOSECONDS
+        window = written.get("duplicate_window", 0) / NANOSECONDS
         return Bucket(
             name=wanted.name,
-            origin=actual.mirror or wanted.name,
+            origin=origin,
             stream=stream_name(wanted.name),
             api=self._api(session),
             background=self,
@@ -296,7 +306,7 @@ class NatsConnection(Connection):
             heartbeat=self._config.heartbeat,
             reads=reads or ("leader" if info.replicas > 1 else "any"),
             direct=bool(info.config.get("allow_direct") or info.config.get("mirror_direct")),
-            max_value_size=actual.max_value_size,
+            max_value_size=from_stream(written).max_value_size,
             retention=retention(info.config),
             resend_seconds=window if self._config.retry_writes else 0.0,
             drift=differences,

@@ -11,6 +11,7 @@ import secrets
 from typing import Any
 
 from slipstream.errors import UnsupportedError
+from slipstream.stores.nats.api import ConsumerCreated
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses
 from slipstream.stores.nats.error_map import CONSUMER_NOT_FOUND, ApiError
 from slipstream.stores.nats.lane import Closed, Disconnected, NoResponders, OnMessage, Subscription
@@ -79,14 +80,18 @@ class PushConsumer:
             config["opt_start_seq"] = start_after + 1
         else:
             config["deliver_policy"] = "last_per_subject" if last_per_key else "all"
+        creating = asyncio.create_task(
+            bucket.api.create_consumer(bucket.stream, consumer.name, config), name=f"create {consumer.name}"
+        )
+        creating.add_done_callback(_look_at)
         try:
-            created = await bucket.api.create_consumer(bucket.stream, consumer.name, config)
+            created = await asyncio.shield(creating)
             # nats-server before 2.10 drops filter_subjects silently and would deliver everything (PROTOCOL.md, d).
             if len(filters) > 1 and set(created.config.get("filter_subjects") or ()) != set(filters):
                 raise UnsupportedError(store=bucket.name, message="several prefixes need nats-server 2.10")
         except BaseException:
             # Also when the answer never came: the server may have made it.
-            consumer.abandon()
+            consumer._begin_removal(creating)
             raise
         consumer.start = created.start
         consumer.pending = created.pending
@@ -112,16 +117,18 @@ class PushConsumer:
         if self._bucket.lane.is_connected:
             await asyncio.wait({removal}, timeout=_CLEAN_UP_SECONDS)
 
-    def _begin_removal(self) -> asyncio.Task[None]:
+    def _begin_removal(self, creating: asyncio.Task[ConsumerCreated] | None = None) -> asyncio.Task[None]:
         self._closed = True
         self._subscription.close()
-        return self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
+        return self._bucket.background.spawn(self._remove(creating), name=f"remove {self.name}")
 
-    async def _remove(self) -> None:
+    async def _remove(self, creating: asyncio.Task[ConsumerCreated] | None) -> None:
         """Ask until the server has answered, over reconnects too: it may have made a consumer that nobody hears of."""
         pauses = Pauses()
         try:
             async with asyncio.timeout(_INACTIVE_SECONDS):
+                if creating is not None:
+                    await self._answered(creating)
                 while not await self._removed():
                     await pauses.pause()
         except TimeoutError:
@@ -130,6 +137,13 @@ class PushConsumer:
             _log.debug("consumer %s is left to the server: the connection was shut down", self.name)
         except LANE_FAILURES as error:
             self._warn(str(error) or type(error).__name__)
+
+    async def _answered(self, creating: asyncio.Task[ConsumerCreated]) -> None:
+        # The server works on several requests at once: a removal may overtake the creation, and find nothing.
+        try:
+            await asyncio.wait({creating}, timeout=self._bucket.op_timeout)
+        finally:
+            creating.cancel()
 
     async def _removed(self) -> bool:
         """Ask once. True: it is gone."""
@@ -154,3 +168,9 @@ class PushConsumer:
             why,
             _INACTIVE_SECONDS,
         )
+
+
+def _look_at(task: asyncio.Task[ConsumerCreated]) -> None:
+    """An exception that nobody waits for any more is not one that was forgotten."""
+    if not task.cancelled():
+        task.exception()

@@ -99,11 +99,11 @@ async def dial(
         await asyncio.wait({attempt, hopeless}, timeout=config.op_timeout, return_when=asyncio.FIRST_COMPLETED)
         if attempt.done():
             error = attempt.exception()
-            if error is None:
-                connected = True
+            # nats-py takes the end of the connection for the answer that it waits for last.
+            connected = error is None and client.is_connected
+            if connected:
                 return client
-            if isinstance(error, Exception):
-                failures.append(error)
+            failures.append(error if isinstance(error, Exception) else ConnectionResetError("the server hung up"))
         raise _failure(config, failures)
     finally:
         hopeless.cancel()

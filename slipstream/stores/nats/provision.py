@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from nats.aio.client import Client
@@ -22,9 +23,9 @@ from slipstream.stores.nats.error_map import (
     to_kv_error,
 )
 from slipstream.stores.nats.features import ServerFeatures
-from slipstream.stores.nats.lane import Lane, Listener
+from slipstream.stores.nats.lane import Denied, Lane, Listener
 from slipstream.stores.nats.stream_config import to_stream, with_byte_limit
-from slipstream.stores.nats.subjects import api_prefix, stream_name
+from slipstream.stores.nats.subjects import api_prefix, bucket_name, stream_name
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,25 @@ async def find_bucket(api: JetStreamApi, name: str) -> StreamInfo | None:
         if error.is_stream_missing:
             return None
         raise
+
+
+async def find_origin(api: JetStreamApi, bucket: StreamInfo) -> tuple[str, Mapping[str, Any]]:
+    """The bucket whose subjects this one holds, and the configuration that writes meet: itself, unless it is a mirror.
+
+    What a mirror copies may be a mirror too. One that copies from elsewhere, or from where these credentials may not
+    look, is the last that is known.
+    """
+    config = bucket.config
+    while mirror := config.get("mirror"):
+        name = bucket_name(mirror["name"]) or mirror["name"]
+        try:
+            source = await find_bucket(api, name)
+        except Denied:
+            source = None
+        if source is None:
+            return name, config
+        config = source.config
+    return bucket_name(config["name"]) or config["name"], config
 
 
 async def open_bucket(

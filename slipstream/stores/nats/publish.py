@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from slipstream.errors import (
+    KvError,
     NotConnectedError,
     OperationFailedError,
     OperationTimeoutError,
@@ -25,15 +26,23 @@ _RESEND_FRACTION = 0.5
 
 
 @asynccontextmanager
-async def publication(bucket: Bucket, key: str) -> AsyncIterator[Publication]:
-    """A block in which a key is written, bounded by `op_timeout`. Nothing is sent after it."""
+async def publication(bucket: Bucket, key: str, *, ends_at: float | None = None) -> AsyncIterator[Publication]:
+    """A block in which a key is written, bounded by `op_timeout`. Nothing is sent after it.
+
+    Args:
+        ends_at: when an operation ends that this write is only a part of (loop time).
+    """
     attempt = Publication(bucket, key)
+    now = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(bucket.op_timeout):
+        if ends_at is not None and now >= ends_at:
+            raise TimeoutError  # a timeout that is over would let what does not wait be sent
+        async with asyncio.timeout_at(now + bucket.op_timeout if ends_at is None else ends_at):
             yield attempt
-    except TimeoutError as error:
-        if isinstance(error, OperationTimeoutError):
-            raise
+    except KvError as error:
+        error.outcome_unknown = error.outcome_unknown or attempt.outcome_unknown
+        raise
+    except TimeoutError:
         raise OperationTimeoutError(
             store=bucket.name,
             key=key,
@@ -87,11 +96,7 @@ class Publication:
                         message="the connection was lost before the answer came",
                         outcome_unknown=True,
                     ) from None
-                try:
-                    await bucket.wait_connected(self._key)
-                except NotConnectedError as closed:
-                    closed.outcome_unknown = doubt
-                    raise
+                await bucket.wait_connected(self._key)
                 continue
             except NoResponders:
                 # Nobody took it: no such bucket, or an election.
@@ -101,9 +106,7 @@ class Publication:
                 continue
             except LANE_FAILURES as error:
                 self.outcome_unknown = doubt
-                settled = settle(error, store=bucket.name, key=self._key)
-                settled.outcome_unknown = settled.outcome_unknown or doubt
-                raise settled from None
+                raise settle(error, store=bucket.name, key=self._key) from None
             try:
                 revision = self._revision(answer)
             except ApiError as error:

@@ -114,6 +114,7 @@ class NatsWriter(KvWriter):
     async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         checked = [(key, self._checked(key, value, None)) for key, value in pairs]
+        ends_at = asyncio.get_running_loop().time() + self._bucket.op_timeout
         errors: dict[str, KvError] = {}
         versions: dict[str, VersionToken] = {}
         before: dict[str, asyncio.Event] = {}
@@ -129,7 +130,7 @@ class NatsWriter(KvWriter):
             try:
                 if earlier is not None:
                     await earlier.wait()
-                version = VersionToken.from_u64(await self._write(key, payload, {}))
+                version = VersionToken.from_u64(await self._write(key, payload, {}, ends_at=ends_at))
             except KvError as error:
                 errors[key] = error
                 return None
@@ -177,6 +178,14 @@ class NatsWriter(KvWriter):
     def _expected(self, key: str, expected: VersionToken) -> int:
         return to_revision(expected, store=self._bucket.name, key=key)
 
-    async def _write(self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None) -> int:
-        async with publication(self._bucket, key) as attempt:
+    async def _write(
+        self,
+        key: str,
+        payload: bytes,
+        headers: dict[str, str],
+        *,
+        expected: int | None = None,
+        ends_at: float | None = None,
+    ) -> int:
+        async with publication(self._bucket, key, ends_at=ends_at) as attempt:
             return await attempt.send(payload, headers, expected=expected)
