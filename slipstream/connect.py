@@ -11,6 +11,8 @@ from pydantic import SecretStr
 
 from slipstream.interfaces import Connection
 
+_SERVER_SIDE = frozenset({"creds", "creds_file", "tls", "tls_hostname", "tls_handshake_first", "domain"})
+
 
 def connect(
     url: str | None = None,
@@ -39,7 +41,7 @@ def connect(
             process alone. None: `$SLIPSTREAM_URL`, else `$NATS_URL`, else `embedded://`.
         op_timeout: seconds that any single operation may take, retries included.
         creds, ...: the fields of `slipstream.stores.nats.NatsConnectionConfig`; those that only NATS knows have no
-            effect on `memory://`.
+            effect on `memory://`, credentials, TLS and domain none on `embedded://`.
     Raises: ValueError for a URL or an option that is not understood.
     """
     target = url or os.environ.get("SLIPSTREAM_URL") or os.environ.get("NATS_URL") or "embedded://"
@@ -86,7 +88,9 @@ def _embedded(url: str, options: dict[str, Any]) -> Connection:
     folder = unquote(url.removeprefix("embedded://")) or None
     if folder is not None and not folder.startswith("/"):
         raise ValueError("an embedded server's folder is an absolute path: embedded:///path/to/dir")
-    return EmbeddedConnection(folder, dial=lambda address: _nats(address, options))
+    # The private server has a token of its own, and neither TLS nor a domain.
+    own = {name: value for name, value in options.items() if name not in _SERVER_SIDE}
+    return EmbeddedConnection(folder, dial=lambda address: _nats(address, own))
 
 
 def _memory(url: str, op_timeout: float) -> Connection:

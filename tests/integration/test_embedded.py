@@ -727,3 +727,11 @@ class TestConnection:
         monkeypatch.delenv(binary.VARIABLE)
         await connection.connect()
         await connection.shutdown()
+
+
+async def test_credentials_for_other_servers_do_not_replace_its_token(tmp_path: Path) -> None:
+    folder = tmp_path / "embedded"
+    async with slipstream.connect(f"embedded://{folder}", creds_file=tmp_path / "no.creds", domain="hub") as connection:
+        assert connection.is_healthy()
+        store = await connection.store("config")
+        await store.put("k", b"value")

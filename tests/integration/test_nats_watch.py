@@ -528,7 +528,7 @@ class TestExpiry:
             async def all_are_stored() -> bool:
                 return (await store.status()).last_revision == 6000
 
-            # A pong says that they were received: JetStream stores them later, and would after another connection's put.
+            # A pong says that they were received: JetStream stores them later, maybe after a put of another connection.
             await eventually(all_are_stored)
             last = await store.put("hot", b"last")
             seen = await collect_until(watch, lambda update: update.version == last)
