@@ -165,7 +165,8 @@ class Stream:
             operation=write.operation,
             value=write.value,
             created=created,
-            expires=self._end_of_life(created, mark=expired),
+            ttl=write.ttl,
+            expires=self._end_of_life(created, ttl=self.config.marker_ttl if expired else write.ttl),
             expired=expired,
             transaction=write.transaction,
             commit=write.commit,
@@ -237,6 +238,5 @@ class Stream:
         else:
             self._remove(record)
 
-    def _end_of_life(self, created: datetime, *, mark: bool) -> datetime | None:
-        lives = [self.config.max_age, self.config.marker_ttl if mark else None]
-        return min((created + life for life in lives if life is not None), default=None)
+    def _end_of_life(self, created: datetime, *, ttl: timedelta | None) -> datetime | None:
+        return min((created + life for life in (self.config.max_age, ttl) if life is not None), default=None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
 
-from slipstream.checks import refuse_ttl, to_age, to_revision, to_value
-from slipstream.errors import BulkWriteError, KvError, UnsupportedError
+from slipstream.checks import to_age, to_revision, to_ttl, to_value, ttl_refusal
+from slipstream.errors import BulkWriteError, KvError, RevisionMismatchError, UnsupportedError
 from slipstream.interfaces import KvWriter, T, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import Operation, VersionToken
+from slipstream.stores.memory.bucket import Bucket
 from slipstream.stores.memory.record import Write
 from slipstream.stores.memory.server import BucketRef
 
@@ -31,8 +34,18 @@ class MemoryWriter(KvWriter):
         )
 
     async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
-        refuse_ttl(ttl, store=self._ref.name, key=self._key(key))
-        raise UnsupportedError(store=self._ref.name, key=key, message="touch gives a new ttl: None is not one")
+        if ttl is None:
+            raise ValueError("touch gives a new ttl: None is none")
+        write = Write(key=self._key(key), expected=self._revision(expected, key))
+        bucket = await self._ref.open()
+        life = self._life(bucket, ttl, key)
+        # Nothing can come between reading the value and writing it again: there is no await.
+        last = bucket.stream.last(key)
+        if last is None or last.absent:
+            raise RevisionMismatchError(
+                store=self._ref.name, key=key, expected=expected, actual=VersionToken.from_u64(last.seq if last else 0)
+            )
+        return self._store(bucket, replace(write, value=last.value, ttl=life))
 
     async def delete(self, key: str) -> bool:
         await self._write(Write(key=self._key(key), operation=Operation.DELETE))
@@ -84,11 +97,17 @@ class MemoryWriter(KvWriter):
         raise self._unsupported("fenced writers")
 
     async def _write(self, write: Write, ttl: Ttl | None = None) -> VersionToken:
-        refuse_ttl(ttl, store=self._ref.name, key=write.key)
         bucket = await self._ref.open()
+        return self._store(bucket, replace(write, ttl=self._life(bucket, ttl, write.key)))
+
+    def _store(self, bucket: Bucket, write: Write) -> VersionToken:
         seq = bucket.stream.write(write)
         bucket.wake()
         return VersionToken.from_u64(seq)
+
+    def _life(self, bucket: Bucket, ttl: Ttl | None, key: str) -> timedelta | None:
+        seconds = to_ttl(ttl, refusal=ttl_refusal(bucket.stream.config), store=self._ref.name, key=key)
+        return None if seconds is None else timedelta(seconds=seconds)
 
     def _key(self, key: str) -> str:
         return check_key(key, store=self._ref.name)

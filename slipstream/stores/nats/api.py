@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 from slipstream.resume import BucketView
+from slipstream.stores.nats.clock import ServerClock
 from slipstream.stores.nats.decode import (
     NO_HEADERS,
     SEQUENCE,
@@ -45,6 +47,7 @@ class StreamInfo:
     bytes: int
     leader: str | None
     replicas: int
+    at: datetime | None
     subjects: Mapping[str, int]
     subjects_total: int
 
@@ -68,6 +71,7 @@ class JetStreamApi:
 
     def __init__(self, lane: Lane, *, domain: str | None = None) -> None:
         self.lane = lane
+        self.clock = ServerClock()
         self._prefix = api_prefix(domain)
 
     async def call(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -85,7 +89,10 @@ class JetStreamApi:
     async def stream_info(self, stream: str, *, subjects_filter: str | None = None, offset: int = 0) -> StreamInfo:
         """The stream; with a filter, up to 100,000 of its subjects from `offset` on, of one moment."""
         body = None if subjects_filter is None else {"subjects_filter": subjects_filter, "offset": offset}
-        return _stream_info(await self.call(f"STREAM.INFO.{stream}", body))
+        asked = monotonic()
+        info = _stream_info(await self.call(f"STREAM.INFO.{stream}", body))
+        self.clock.observe(info.at, asked=asked)
+        return info
 
     async def create_stream_raw(self, body: Mapping[str, Any]) -> bytes:
         """The unread answer to a create request."""
@@ -202,6 +209,7 @@ def _stream_info(answer: Mapping[str, Any]) -> StreamInfo:
         int(state["bytes"]),
         cluster.get("leader") or None,
         int(config.get("num_replicas", 1)),
+        parse_time(answer.get("ts", "")),
         state.get("subjects") or {},
         int(answer.get("total", 0)),
     )

@@ -18,6 +18,7 @@ from slipstream.errors import (
 from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
 from slipstream.model import ConnectionCapabilities, StoreConfig
+from slipstream.stores.nats.abilities import abilities
 from slipstream.stores.nats.api import JetStreamApi, StreamInfo
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, largest_value, settle
 from slipstream.stores.nats.config import NatsConnectionConfig
@@ -86,10 +87,12 @@ class NatsConnection(Connection):
     @property
     def capabilities(self) -> ConnectionCapabilities:
         session = self._open_session()
-        working = session.features is not None
+        features = session.features
+        working = features is not None
         return ConnectionCapabilities(
             streaming_watch=working,
             prefix_watch=working,
+            ttl=features is not None and features.markers,
             purge=working,
             cas=working,
             max_value_size=largest_value(session.lane),
@@ -102,9 +105,9 @@ class NatsConnection(Connection):
         session = self._open_session()
         timeout = self._config.op_timeout
 
-        async def attempt() -> StreamInfo:
+        async def attempt() -> tuple[ServerFeatures, StreamInfo]:
             features = await self._features(session)
-            return await open_bucket(
+            return features, await open_bucket(
                 self._api(session),
                 session.client,
                 wanted,
@@ -113,8 +116,8 @@ class NatsConnection(Connection):
                 create_timeout=timeout / 3,
             )
 
-        info = await self._run(attempt, store=wanted.name)
-        return NatsStore(self._bucket(session, wanted, info, reads))
+        features, info = await self._run(attempt, store=wanted.name)
+        return NatsStore(self._bucket(session, features, wanted, info, reads))
 
     async def stores(self) -> list[str]:
         session = self._open_session()
@@ -237,7 +240,9 @@ class NatsConnection(Connection):
                 except LANE_FAILURES as error:
                     raise settle(error, store=store, key=None) from None
 
-    def _bucket(self, session: Session, wanted: StoreConfig, info: StreamInfo, reads: Reads | None) -> Bucket:
+    def _bucket(
+        self, session: Session, features: ServerFeatures, wanted: StoreConfig, info: StreamInfo, reads: Reads | None
+    ) -> Bucket:
         actual = from_stream(info.config)
         differences = drift(wanted, actual)
         for difference in differences:
@@ -263,6 +268,7 @@ class NatsConnection(Connection):
             direct=bool(info.config.get("allow_direct") or info.config.get("mirror_direct")),
             max_value_size=actual.max_value_size,
             retention=retention(info.config),
+            abilities=abilities(features, info.config),
             resend_seconds=window if self._config.retry_writes else 0.0,
             drift=differences,
         )

@@ -31,6 +31,7 @@ STREAM_EXISTS = 10058
 NO_MESSAGE_FOUND = 10037
 CONSUMER_NOT_FOUND = 10014
 NOT_ENABLED_FOR_ACCOUNT = 10039
+TTL_DISABLED = 10166
 TEMPORARILY_UNAVAILABLE = 10008
 MAX_BYTES_REQUIRED = 10113
 _MISMATCH = frozenset({10071, 10164})
@@ -98,6 +99,8 @@ def to_kv_error(
         return ValueTooLargeError(store=store, key=key, message=error.description)
     if error.err_code == NOT_ENABLED_FOR_ACCOUNT:
         return UnsupportedError(store=store, key=key, message="JetStream is not enabled for this account")
+    if error.err_code == TTL_DISABLED:
+        return UnsupportedError(store=store, key=key, message="this bucket takes no ttl any more")
     return OperationFailedError(
         store=store, key=key, code=error.code, err_code=error.err_code, message=f"the server refused: {error}"
     )

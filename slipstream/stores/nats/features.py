@@ -19,6 +19,10 @@ class ServerFeatures:
     api_level: int
 
     @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
     def metadata(self) -> bool:
         """Metadata, compression and several filters on one consumer."""
         return self.version >= (2, 10, 0)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NoReturn, TypeVar
 
-from slipstream.checks import refuse_ttl, to_age, to_revision, to_value
+from slipstream.checks import to_age, to_revision, to_ttl, to_value
 from slipstream.errors import (
     AlreadyExistsError,
     BulkWriteError,
@@ -20,7 +20,7 @@ from slipstream.interfaces import KvWriter, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import KvUpdate, Operation, VersionToken
 from slipstream.stores.nats.bucket import Bucket, deadline
-from slipstream.stores.nats.decode import OPERATION, ROLLUP, operation_of
+from slipstream.stores.nats.decode import OPERATION, ROLLUP, TTL
 from slipstream.stores.nats.pipeline import pipelined
 from slipstream.stores.nats.publish import publication
 from slipstream.stores.nats.scan import last_updates
@@ -37,17 +37,17 @@ class NatsWriter(KvWriter):
         self._bucket = bucket
 
     async def put(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
-        payload = self._checked(key, value, ttl)
-        return VersionToken.from_u64(await self._write(key, payload, {}))
+        payload, headers = self._checked(key, value, ttl)
+        return VersionToken.from_u64(await self._write(key, payload, headers))
 
     async def create(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
-        payload = self._checked(key, value, ttl)
+        payload, headers = self._checked(key, value, ttl)
         bucket = self._bucket
         expected = 0
         async with publication(bucket, key) as attempt:
             while True:
                 try:
-                    return VersionToken.from_u64(await attempt.send(payload, {}, expected=expected))
+                    return VersionToken.from_u64(await attempt.send(payload, headers, expected=expected))
                 except RevisionMismatchError as error:
                     if error.outcome_unknown:
                         raise
@@ -58,18 +58,27 @@ class NatsWriter(KvWriter):
                     if last is None:
                         expected = 0
                         continue
-                    operation, _ = operation_of(last.headers, len(last.data))
-                    if operation is Operation.PUT:
+                    if not await bucket.is_absent(last):
                         raise AlreadyExistsError(store=bucket.name, key=key) from None
                     expected = last.sequence
 
     async def update(self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None) -> VersionToken:
-        payload = self._checked(key, value, ttl)
-        return VersionToken.from_u64(await self._write(key, payload, {}, expected=self._expected(key, expected)))
+        payload, headers = self._checked(key, value, ttl)
+        return VersionToken.from_u64(await self._write(key, payload, headers, expected=self._expected(key, expected)))
 
     async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
-        refuse_ttl(ttl, store=self._bucket.name, key=check_key(key, store=self._bucket.name))
-        raise UnsupportedError(store=self._bucket.name, key=key, message="touch gives a new ttl: None is not one")
+        if ttl is None:
+            raise ValueError("touch gives a new ttl: None is none")
+        bucket = self._bucket
+        check_key(key, store=bucket.name)
+        headers = self._ttl(key, ttl)
+        revision = self._expected(key, expected)
+        async with publication(bucket, key) as attempt:
+            last = await bucket.read(lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(key)), key=key)
+            if last is None or last.sequence != revision or await bucket.is_absent(last):
+                actual = VersionToken.from_u64(last.sequence if last is not None else 0)
+                raise RevisionMismatchError(store=bucket.name, key=key, expected=expected, actual=actual)
+            return VersionToken.from_u64(await attempt.send(last.data, headers, expected=revision))
 
     async def delete(self, key: str) -> bool:
         check_key(key, store=self._bucket.name)
@@ -113,7 +122,7 @@ class NatsWriter(KvWriter):
 
     async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
-        checked = [(key, self._checked(key, value, None)) for key, value in pairs]
+        checked = [(key, self._checked(key, value, None)[0]) for key, value in pairs]
         errors: dict[str, KvError] = {}
         versions: dict[str, VersionToken] = {}
         before: dict[str, asyncio.Event] = {}
@@ -162,7 +171,8 @@ class NatsWriter(KvWriter):
 
     # Checks, before anything is sent.
 
-    def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> bytes:
+    def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> tuple[bytes, dict[str, str]]:
+        """Payload and headers."""
         bucket = self._bucket
         check_key(key, store=bucket.name)
         payload = to_value(value)
@@ -171,8 +181,11 @@ class NatsWriter(KvWriter):
             raise ValueTooLargeError(
                 store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
             )
-        refuse_ttl(ttl, store=bucket.name, key=key)
-        return payload
+        return payload, self._ttl(key, ttl)
+
+    def _ttl(self, key: str, ttl: Ttl | None) -> dict[str, str]:
+        seconds = to_ttl(ttl, refusal=self._bucket.abilities.ttl, store=self._bucket.name, key=key)
+        return {} if seconds is None else {TTL: f"{seconds}s"}
 
     def _expected(self, key: str, expected: VersionToken) -> int:
         return to_revision(expected, store=self._bucket.name, key=key)

@@ -28,6 +28,7 @@ pytest.register_assert_rewrite(
             "reads",
             "scans",
             "stores",
+            "ttl",
             "watch",
             "watching",
             "writes",
@@ -46,6 +47,7 @@ from slipstream.testing.contract.optional import OptionalContract  # noqa: E402
 from slipstream.testing.contract.reads import AbsenceContract, ReadContract  # noqa: E402
 from slipstream.testing.contract.scans import ScanContract  # noqa: E402
 from slipstream.testing.contract.stores import StoresContract  # noqa: E402
+from slipstream.testing.contract.ttl import TtlContract  # noqa: E402
 from slipstream.testing.contract.watch import WatchContract  # noqa: E402
 from slipstream.testing.contract.watching import BatchContract, HydrationContract, WatchEndContract  # noqa: E402
 from slipstream.testing.contract.writes import WriteContract  # noqa: E402
@@ -69,6 +71,7 @@ __all__ = [
     "ScanContract",
     "StoreContract",
     "StoresContract",
+    "TtlContract",
     "WatchContract",
     "WatchEndContract",
     "WriteContract",
@@ -83,6 +86,7 @@ class StoreContract(
     ConditionalWriteContract,
     LimitContract,
     OptionalContract,
+    TtlContract,
     ScanContract,
     WatchContract,
     HydrationContract,
