@@ -159,24 +159,11 @@ async def store() -> KvStore:
     return store
 
 
-class TestNotYetSupported:
-    async def test_transactions_and_fences_are_refused_at_once(self, store: KvStore) -> None:
-        async def never(txn: object) -> None:
-            raise AssertionError("it was called")
-
-        with pytest.raises(UnsupportedError):
-            store.transaction()
-        with pytest.raises(UnsupportedError):
-            store.fenced("k", VERSION)
-        with pytest.raises(UnsupportedError):
-            await store.atomically(never)
-
-    async def test_the_capabilities_say_so(self) -> None:
-        async with MemoryConnection() as connection:
-            found = connection.capabilities
-        assert not any((found.transactions, found.fencing, found.global_ordering))
-        assert found.cas
-        assert found.streaming_watch
+async def test_the_capabilities_say_what_there_is() -> None:
+    async with MemoryConnection() as connection:
+        found = connection.capabilities
+    assert all((found.cas, found.streaming_watch, found.ttl, found.transactions, found.fencing))
+    assert not found.global_ordering
 
 
 class TestValues:

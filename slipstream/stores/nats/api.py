@@ -24,7 +24,7 @@ from slipstream.stores.nats.decode import (
 )
 from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_api_error
 from slipstream.stores.nats.lane import Lane, Message
-from slipstream.stores.nats.subjects import api_prefix
+from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,10 @@ class JetStreamApi:
 
     async def stream_info(self, stream: str, *, subjects_filter: str | None = None, offset: int = 0) -> StreamInfo:
         """The stream; with a filter, up to 100,000 of its subjects from `offset` on, of one moment."""
-        body = None if subjects_filter is None else {"subjects_filter": subjects_filter, "offset": offset}
+        # Unasked for, the scratch subject: it counts as a key to the server, to nobody else.
+        body = {"subjects_filter": subjects_filter or ALL_SCRATCH, "offset": offset}
         asked = monotonic()
-        info = _stream_info(await self.call(f"STREAM.INFO.{stream}", body))
+        info = _stream_info(await self.call(f"STREAM.INFO.{stream}", body), counts=subjects_filter is None)
         self.clock.observe(info.at, asked=asked)
         return info
 
@@ -192,15 +193,16 @@ def _checked(message: Message) -> dict[str, Any]:
     return answer
 
 
-def _stream_info(answer: Mapping[str, Any]) -> StreamInfo:
+def _stream_info(answer: Mapping[str, Any], *, counts: bool) -> StreamInfo:
     state = answer["state"]
+    subjects = state.get("subjects") or {}
     cluster = answer.get("cluster") or {}
     config = answer["config"]
     view = BucketView(
         # The server says 0 before the first write and last + 1 where everything is gone: here it is always the latter.
         first_revision=max(int(state["first_seq"]), 1),
         last_revision=int(state["last_seq"]),
-        keys=int(state.get("num_subjects", 0)),
+        keys=int(state.get("num_subjects", 0)) - (len(subjects) if counts else 0),
         incarnation=parse_time(answer.get("created", "")),
     )
     return StreamInfo(
@@ -210,6 +212,6 @@ def _stream_info(answer: Mapping[str, Any]) -> StreamInfo:
         cluster.get("leader") or None,
         int(config.get("num_replicas", 1)),
         parse_time(answer.get("ts", "")),
-        state.get("subjects") or {},
+        {} if counts else subjects,
         int(answer.get("total", 0)),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from slipstream.checks import to_value
 from slipstream.errors import (
     KvError,
     NotConnectedError,
@@ -128,6 +129,16 @@ class Bucket:
         """The largest value in bytes. A message over the server's limit makes it close the connection."""
         limit = largest_value(self.lane)
         return limit if self.max_value_size is None else min(limit, self.max_value_size)
+
+    def payload(self, key: str, value: bytes) -> bytes:
+        """A copy of the value. Raises: ValueTooLargeError."""
+        payload = to_value(value)
+        limit = self.value_limit()
+        if len(payload) > limit:
+            raise ValueTooLargeError(
+                store=self.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
+            )
+        return payload
 
     def subject(self, key: str) -> str:
         return subject_prefix(self.origin) + key

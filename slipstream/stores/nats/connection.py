@@ -95,6 +95,8 @@ class NatsConnection(Connection):
             ttl=features is not None and features.markers,
             purge=working,
             cas=working,
+            transactions=features is not None and features.atomic_batches,
+            fencing=features is not None and features.guards_on_others,
             max_value_size=largest_value(session.lane),
         )
 

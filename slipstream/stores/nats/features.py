@@ -19,7 +19,7 @@ class ServerFeatures:
     api_level: int
 
     @property
-    def version_text(self) -> str:
+    def text(self) -> str:
         return ".".join(map(str, self.version))
 
     @property
@@ -31,6 +31,11 @@ class ServerFeatures:
     def markers(self) -> bool:
         """Per-message TTL with limit markers. 2.11.0 and 2.11.1 have the fields, but place no marker for a TTL."""
         return self.api_level >= 1 and self.version >= (2, 11, 2)
+
+    @property
+    def guards_on_others(self) -> bool:
+        """A write guarded by another subject than its own. Older servers ignore the header, and write."""
+        return self.api_level >= 1
 
     @property
     def atomic_batches(self) -> bool:

@@ -5,17 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-from slipstream.checks import to_age, to_revision, to_ttl, to_value
-from slipstream.errors import (
-    AlreadyExistsError,
-    BulkWriteError,
-    KvError,
-    RevisionMismatchError,
-    UnsupportedError,
-    ValueTooLargeError,
-)
+from slipstream.checks import to_age, to_revision, to_ttl
+from slipstream.commits import Fence, bulk_error
+from slipstream.errors import AlreadyExistsError, KvError, RevisionMismatchError
 from slipstream.interfaces import KvWriter, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import KvUpdate, Operation, VersionToken
@@ -24,6 +18,8 @@ from slipstream.stores.nats.decode import OPERATION, ROLLUP, TTL
 from slipstream.stores.nats.pipeline import pipelined
 from slipstream.stores.nats.publish import publication
 from slipstream.stores.nats.scan import last_updates
+from slipstream.stores.nats.transaction import NatsTransaction
+from slipstream.transactions import retried
 
 T = TypeVar("T")
 _WINDOW = 256
@@ -32,6 +28,8 @@ _PURGES = 64
 
 class NatsWriter(KvWriter):
     """The writing role on one bucket."""
+
+    _fence: Fence | None = None
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
@@ -74,11 +72,8 @@ class NatsWriter(KvWriter):
         headers = self._ttl(key, ttl)
         revision = self._expected(key, expected)
         async with publication(bucket, key) as attempt:
-            last = await bucket.read(lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(key)), key=key)
-            if last is None or last.sequence != revision or await bucket.is_absent(last):
-                actual = VersionToken.from_u64(last.sequence if last is not None else 0)
-                raise RevisionMismatchError(store=bucket.name, key=key, expected=expected, actual=actual)
-            return VersionToken.from_u64(await attempt.send(last.data, headers, expected=revision))
+            value = await self._value_at(key, revision)
+            return VersionToken.from_u64(await attempt.send(value, headers, expected=revision))
 
     async def delete(self, key: str) -> bool:
         check_key(key, store=self._bucket.name)
@@ -149,47 +144,54 @@ class NatsWriter(KvWriter):
 
         results = await pipelined(queue, one, window=_WINDOW)
         if errors:
-            raise BulkWriteError(
-                store=self._bucket.name,
-                versions=versions,
-                errors=errors,
-                outcome_unknown=any(error.outcome_unknown for error in errors.values()),
-            )
+            raise bulk_error(store=self._bucket.name, versions=versions, errors=errors)
         return [version for version in results if version is not None]
 
     def transaction(self) -> Transaction:
-        self._unsupported("transactions")
+        return NatsTransaction(self._bucket, fence=self._fence)
 
     async def atomically(self, fn: Callable[[Transaction], Awaitable[T]]) -> T:
-        self._unsupported("transactions")
+        bucket = self._bucket
+        return await retried(
+            lambda: NatsTransaction(bucket, fence=self._fence), fn, store=bucket.name, timeout=bucket.op_timeout
+        )
 
     def fenced(self, key: str, version: VersionToken) -> KvWriter:
-        self._unsupported("fenced writers")
+        from slipstream.stores.nats.fenced import FencedWriter  # which is a writer itself
 
-    def _unsupported(self, what: str) -> NoReturn:
-        raise UnsupportedError(store=self._bucket.name, message=f"{what} are not available on this connection")
+        check_key(key, store=self._bucket.name)
+        return FencedWriter(self._bucket, Fence(key=key, revision=self._expected(key, version)))
 
     # Checks, before anything is sent.
 
     def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> tuple[bytes, dict[str, str]]:
         """Payload and headers."""
-        bucket = self._bucket
-        check_key(key, store=bucket.name)
-        payload = to_value(value)
-        limit = bucket.value_limit()
-        if len(payload) > limit:
-            raise ValueTooLargeError(
-                store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
-            )
-        return payload, self._ttl(key, ttl)
+        check_key(key, store=self._bucket.name)
+        return self._bucket.payload(key, value), self._ttl(key, ttl)
+
+    def _seconds(self, key: str, ttl: Ttl | None) -> int | None:
+        return to_ttl(ttl, refusal=self._bucket.abilities.ttl, store=self._bucket.name, key=key)
 
     def _ttl(self, key: str, ttl: Ttl | None) -> dict[str, str]:
-        seconds = to_ttl(ttl, refusal=self._bucket.abilities.ttl, store=self._bucket.name, key=key)
+        seconds = self._seconds(key, ttl)
         return {} if seconds is None else {TTL: f"{seconds}s"}
 
     def _expected(self, key: str, expected: VersionToken) -> int:
         return to_revision(expected, store=self._bucket.name, key=key)
 
+    async def _value_at(self, key: str, revision: int) -> bytes:
+        """The value that the key has at its last revision. Raises: RevisionMismatchError for another one, or none."""
+        bucket = self._bucket
+        last = await bucket.read(lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(key)), key=key)
+        if last is None or last.sequence != revision or await bucket.is_absent(last):
+            raise RevisionMismatchError(
+                store=bucket.name,
+                key=key,
+                expected=VersionToken.from_u64(revision),
+                actual=VersionToken.from_u64(last.sequence if last is not None else 0),
+            )
+        return last.data
+
     async def _write(self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None) -> int:
         async with publication(self._bucket, key) as attempt:
-            return await attempt.send(payload, headers, expected=expected)
+            return await attempt.send(payload, headers, expected=expected, fence=self._fence)
