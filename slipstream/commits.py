@@ -113,7 +113,7 @@ class Queue:
         self.writes[write.key] = write
         if condition is not None:
             self.conditions.setdefault(write.key, []).append(condition)
-        if self._messages() > MAX_OPERATIONS:
+        if self._is_too_long():
             del self.writes[write.key]
             if condition is not None:
                 self._withdraw(write.key)
@@ -122,7 +122,7 @@ class Queue:
     def require(self, key: str, condition: Condition) -> None:
         """Raises: ValueError for one operation too many."""
         self.conditions.setdefault(key, []).append(condition)
-        if self._messages() > MAX_OPERATIONS:
+        if self._is_too_long():
             self._withdraw(key)
             raise _too_many()
 
@@ -130,20 +130,23 @@ class Queue:
         """Raises: ValueError for one operation too many."""
         known = self.unchanged.get(prefix)
         self.unchanged[prefix] = revision if known is None else min(known, revision)
-        if self._messages() > MAX_OPERATIONS:
+        if self._is_too_long():
             del self.unchanged[prefix]  # it is new: an old one needs no further message
             raise _too_many()
+
+    def _is_too_long(self) -> bool:
+        # Counted only where it may matter: a queue is asked for every operation.
+        most = len(self.writes) + len(self.conditions) + len(self.unchanged)
+        return most > MAX_OPERATIONS and self.messages > MAX_OPERATIONS
 
     def _withdraw(self, key: str) -> None:
         self.conditions[key].pop()
         if not self.conditions[key]:
             del self.conditions[key]
 
-    def _messages(self) -> int:
+    @property
+    def messages(self) -> int:
         """How many messages carry it: each write is one, and each carries one guard, its own or another one."""
-        most = len(self.writes) + len(self.conditions) + len(self.unchanged)
-        if most <= MAX_OPERATIONS:
-            return most
         own = sum(key in self.conditions for key in self.writes)
         others = len(self.conditions) - own + len(self.unchanged)
         return max(len(self.writes), own + others)
