@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 from slipstream.errors import OperationFailedError, UnsupportedError
 from slipstream.interfaces import Ttl
 from slipstream.model import Drift, StoreConfig, VersionToken
+
+_LONGEST_TTL = 9_000_000_000
+"""Seconds; the server counts nanoseconds in 63 bits."""
 
 
 def to_revision(version: VersionToken, *, store: str, key: str) -> int:
@@ -33,14 +37,33 @@ def to_age(age: Ttl) -> timedelta:
     return span
 
 
-def refuse_ttl(ttl: Ttl | None, *, store: str, key: str) -> None:
-    """Raises: ValueError for a ttl under a second; UnsupportedError for any other."""
+def to_ttl(ttl: Ttl | None, *, refusal: str | None, store: str, key: str) -> int | None:
+    """Whole seconds, rounded up; None for no ttl.
+
+    Args:
+        refusal: why there can be none here, None if there can.
+    Raises: ValueError for less than a second or more than the server can count; UnsupportedError with `refusal`.
+    """
     if ttl is None:
-        return
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if not seconds >= 1:  # NaN too
-        raise ValueError(f"a ttl is at least one second, not {ttl}")
-    raise UnsupportedError(store=store, key=key, message="keys with a ttl are not available here")
+        return None
+    exact = ttl / timedelta(seconds=1) if isinstance(ttl, timedelta) else ttl
+    if not 1 <= exact <= _LONGEST_TTL:  # NaN too
+        raise ValueError(f"a ttl is at least one second and at most {_LONGEST_TTL}, not {ttl}")
+    if refusal is not None:
+        raise UnsupportedError(store=store, key=key, message=refusal)
+    return -(-ttl // timedelta(seconds=1)) if isinstance(ttl, timedelta) else math.ceil(ttl)
+
+
+def ttl_refusal(config: StoreConfig) -> str | None:
+    """Why keys of such a bucket cannot have a ttl, None if they can."""
+    if config.max_history != 1:
+        return "a ttl needs a bucket with max_history=1: with more, an older value comes back when the newest expires"
+    if config.marker_ttl is None:
+        return (
+            "this bucket leaves no limit markers, so that nobody would see a key expire: "
+            "they are enabled by marker_ttl in the StoreConfig that the bucket is created with"
+        )
+    return None
 
 
 def drift(wanted: StoreConfig, actual: StoreConfig) -> list[Drift]:

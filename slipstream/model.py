@@ -243,6 +243,7 @@ class KvUpdate:
         transaction: the atomic commit that it belongs to, None outside of one.
         commit: it is the last update of that commit.
         created: when the server stored it (UTC), None where unknown.
+        expires: when the ttl that it was written with ends (UTC), None without one.
     """
 
     __match_args__ = ("operation", "key", "value")
@@ -255,6 +256,7 @@ class KvUpdate:
     transaction: str | None = None
     commit: bool = False
     created: datetime | None = None
+    expires: datetime | None = None
 
     @property
     def revision(self) -> int | None:

@@ -304,7 +304,8 @@ class TestTrouble:
         connection = await connect(proxy.url, op_timeout=1.0, ping_interval=30.0)
         store = await connection.store(bucket)
         keys = [f"k.{number}" for number in range(KEYS)]
-        version = (await store.put_many([(key, b"1") for key in keys]))[0]
+        direct = await (await connect(nats_server.url)).store(bucket)
+        version = (await direct.put_many([(key, b"1") for key in keys]))[0]
         proxy.black_hole()
 
         async def iterate() -> None:

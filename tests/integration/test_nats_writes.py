@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -352,9 +353,9 @@ class TestMany:
         # As where a write has to be sent again: each takes its own time.
         send = Publication.send
 
-        async def held_up(self: Publication, payload: bytes, headers: Headers, *, expected: int | None = None) -> int:
+        async def held_up(self: Publication, payload: bytes, headers: Headers, **conditions: Any) -> int:
             await ticks(random.randrange(20))
-            return await send(self, payload, headers, expected=expected)
+            return await send(self, payload, headers, **conditions)
 
         monkeypatch.setattr(Publication, "send", held_up)
         store = await (await connect()).store(StoreConfig(name=bucket, max_history=64))

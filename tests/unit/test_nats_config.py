@@ -10,12 +10,14 @@ from typing import Any
 
 import nats.errors
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig
 from slipstream.stores.nats.config import DEFAULT_URL, auth_options, decode_creds, redact_url, split_servers
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 SECRET = "hunter2"
 JWT = "eyJ0eXAiOiJKV1QifQ.eyJqdGkiOiJYIn0.c2ln"
@@ -90,6 +92,7 @@ class TestServers:
         "s3cr3t{}".format
     )
 
+    @UNHURRIED
     @given(user=secrets, password=secrets, port=st.integers(1, 65535))
     def test_no_login_survives(self, user: str, password: str, port: int) -> None:
         for login in (f"{user}:{password}", user, f":{password}"):
@@ -237,6 +240,7 @@ class TestRefused:
         with pytest.raises(ValidationError):
             config().op_timeout = 1.0
 
+    @UNHURRIED
     @given(st.text(max_size=30).map("nats://user:hunter2{}@host".format))
     def test_any_password_is_taken_or_refused_without_repeating_it(self, url: str) -> None:
         try:

@@ -6,7 +6,7 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from slipstream.model import KvUpdate, Operation, VersionToken
@@ -22,6 +22,8 @@ from slipstream.stores.nats.decode import (
     time_from_ns,
     value_size,
 )
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 U64_MAX = 2**64 - 1
 u64 = st.integers(0, U64_MAX)
@@ -78,11 +80,13 @@ class TestAckSubject:
         metadata = parse_ack_subject(f"$JS.ACK.KV_b.c.1.{U64_MAX}.{U64_MAX}.{U64_MAX}.{U64_MAX}")
         assert metadata == AckMetadata(U64_MAX, U64_MAX, U64_MAX, U64_MAX)
 
+    @UNHURRIED
     @given(stream=tokens, consumer=tokens, delivered=no_dots, metadata=st.builds(AckMetadata, u64, u64, u64, u64))
     def test_short_form_round_trips(self, stream: str, consumer: str, delivered: str, metadata: AckMetadata) -> None:
         numbers = ".".join(str(number) for number in metadata)
         assert parse_ack_subject(f"$JS.ACK.{stream}.{consumer}.{delivered}.{numbers}") == metadata
 
+    @UNHURRIED
     @given(
         domain=tokens,
         account=tokens,
@@ -98,12 +102,14 @@ class TestAckSubject:
         reply = ".".join(["$JS", "ACK", domain, account, stream, consumer, "1", *numbers, *extras])
         assert parse_ack_subject(reply) == metadata
 
+    @UNHURRIED
     @given(st.text() | st.lists(st.text(max_size=5), min_size=7, max_size=13).map(".".join))
     @example("$JS.ACK." * 4)
     def test_no_text_makes_it_raise(self, reply: str) -> None:
         metadata = parse_ack_subject(reply)
         assert metadata is None or all(0 <= number <= U64_MAX for number in metadata)
 
+    @UNHURRIED
     @given(st.lists(st.sampled_from(["$JS", "ACK", "1", "x", "", "²", str(2**64)]), max_size=14))
     def test_nearly_right_subjects_never_raise(self, parts: list[str]) -> None:
         metadata = parse_ack_subject(".".join(parts))
@@ -139,6 +145,7 @@ class TestTimes:
     def test_what_cannot_be_read_is_none(self, text: str) -> None:
         assert parse_time(text) is None
 
+    @UNHURRIED
     @given(
         st.text(max_size=40) | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{1,9})?Z", fullmatch=True)
     )
@@ -146,12 +153,14 @@ class TestTimes:
         moment = parse_time(text)
         assert moment is None or moment.utcoffset() == timedelta()
 
+    @UNHURRIED
     @given(st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1), max_value=datetime(2500, 1, 1)))  # noqa: DTZ001
     def test_nanoseconds_since_1970(self, moment: datetime) -> None:
         nanoseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
         assert time_from_ns(nanoseconds) == moment
         assert time_from_ns(nanoseconds + 999) == moment
 
+    @UNHURRIED
     @given(u64)
     def test_every_timestamp_is_a_time(self, nanoseconds: int) -> None:
         moment = time_from_ns(nanoseconds)
@@ -185,6 +194,7 @@ class TestStoredHeaders:
     def test_bytes_that_are_no_text_do_not_raise(self) -> None:
         assert parse_stored_headers(stored(b"NATS/1.0\r\na: \xff\xfe\r\nb: c\r\n\r\n"))["b"] == "c"
 
+    @UNHURRIED
     @given(st.binary(max_size=100))
     def test_no_bytes_make_it_raise(self, block: bytes) -> None:
         parse_stored_headers(stored(b"NATS/1.0" + block))
@@ -193,6 +203,7 @@ class TestStoredHeaders:
     names = st.from_regex(r"[-_a-zA-Z0-9]{1,10}", fullmatch=True)
     texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp", "Cs"]), max_size=10)
 
+    @UNHURRIED
     @given(st.dictionaries(names, texts))
     def test_round_trip(self, headers: dict[str, str]) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -271,6 +282,7 @@ class TestUpdates:
         last = update_of({"Nats-Batch-Id": "t1", "Nats-Batch-Sequence": "2", "Nats-Batch-Commit": "1"}, b"v")
         assert (last.transaction, last.commit) == ("t1", True)
 
+    @UNHURRIED
     @given(
         st.dictionaries(st.sampled_from(["KV-Operation", "Nats-Marker-Reason", "Nats-Msg-Size"]), st.text()),
         st.binary(),
@@ -291,6 +303,7 @@ class TestPrintable:
     def test_nothing(self) -> None:
         assert printable(b"") == ""
 
+    @UNHURRIED
     @given(st.binary())
     def test_any_bytes(self, payload: bytes) -> None:
         shown = printable(payload)

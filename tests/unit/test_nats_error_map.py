@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream.errors import (
@@ -31,6 +31,8 @@ from slipstream.stores.nats.error_map import (
     reports_expiry,
     to_kv_error,
 )
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -106,10 +108,12 @@ class TestCreateReply:
     def test_unparseable(self, payload: bytes) -> None:
         assert classify_create_reply(payload) == CreateReply(CreateOutcome.UNPARSEABLE)
 
+    @UNHURRIED
     @given(st.binary() | anything.map(lambda value: json.dumps(value).encode()))
     def test_no_bytes_make_it_raise(self, payload: bytes) -> None:
         classify_create_reply(payload)
 
+    @UNHURRIED
     @given(anything)
     def test_no_error_makes_it_raise(self, error: Any) -> None:
         reply = classify({"error": error})
@@ -190,6 +194,7 @@ class TestApiErrors:
         assert ApiError(400, 10164, "").is_mismatch
         assert not ApiError(400, 10060, "").is_mismatch
 
+    @UNHURRIED
     @given(st.dictionaries(st.sampled_from(["error", "type"]), anything), st.text())
     def test_no_answer_makes_it_raise(self, answer: dict[str, Any], text: str) -> None:
         error = parse_api_error(answer)
@@ -220,10 +225,12 @@ class TestExpiryTexts:
 
     texts = ("start sequence", "first sequence", "sequence not found", "too old")
 
+    @UNHURRIED
     @given(st.text(), st.sampled_from(texts), st.text(), st.booleans())
     def test_found_anywhere_in_any_case(self, before: str, words: str, after: str, upper: bool) -> None:
         assert reports_expiry(before + (words.upper() if upper else words) + after)
 
+    @UNHURRIED
     @given(st.text())
     def test_found_nowhere_else(self, text: str) -> None:
         assert reports_expiry(text) == any(words in text.lower() for words in self.texts)
@@ -245,6 +252,7 @@ class TestPermissions:
     def test_what_was_denied(self, text: str, expected: tuple[str, str] | None) -> None:
         assert denied_subject(text) == expected
 
+    @UNHURRIED
     @given(st.text())
     def test_no_text_makes_it_raise(self, text: str) -> None:
         denied_subject(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream.keys import check_key, check_prefix
@@ -17,6 +17,8 @@ from slipstream.stores.nats.subjects import (
     stream_name,
     subject_prefix,
 )
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 # Few letters, so that prefixes and keys meet often.
 token = st.text("ab", min_size=1, max_size=2)
@@ -77,6 +79,7 @@ def test_covered_filters_are_dropped(wanted: list[str], expected: list[str]) -> 
     assert filters_for("b", wanted) == expected
 
 
+@UNHURRIED
 @given(wanted=st.lists(prefixes, max_size=6), key=keys)
 def test_every_key_with_one_of_the_prefixes_is_delivered_once(wanted: list[str], key: str) -> None:
     wanted = [check_prefix(prefix) for prefix in wanted]
@@ -88,6 +91,7 @@ def test_every_key_with_one_of_the_prefixes_is_delivered_once(wanted: list[str],
     assert bool(taken_by) == any(matches(filter_for("b", prefix), subject) for prefix in wanted)
 
 
+@UNHURRIED
 @given(st.lists(prefixes, max_size=6))
 def test_filters_never_overlap(wanted: list[str]) -> None:
     filters = filters_for("b", wanted)
@@ -96,6 +100,7 @@ def test_filters_never_overlap(wanted: list[str]) -> None:
     assert bool(filters) == bool(wanted)
 
 
+@UNHURRIED
 @given(keys)
 def test_a_bucket_whose_name_begins_another_is_not_matched(key: str) -> None:
     assert not matches(filter_for("b", ""), subject_prefix("bb") + key)

@@ -4,7 +4,8 @@ From the bottom up:
 
     record, log, stream, follower   pure: what a bucket keeps, and where a reader of it stands
     bucket, server                  the clock, who waits, which buckets there are
-    reader, writer, watcher, store  the roles
+    reader, watcher, transaction    the roles
+    writer, store
     connection                      the way in
 """
 

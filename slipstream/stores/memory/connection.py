@@ -17,7 +17,7 @@ from slipstream.stores.memory.store import MemoryStore
 
 _log = logging.getLogger(__name__)
 
-_CAPABILITIES = ConnectionCapabilities()
+_CAPABILITIES = ConnectionCapabilities(ttl=True, transactions=True, fencing=True)
 
 
 class MemoryConnection(Connection):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
 
@@ -21,6 +21,7 @@ class Record:
 
     Attributes:
         created: UTC.
+        ttl: how long it was written to live, None for as long as the bucket keeps it.
         expires: when it goes by itself, None for never.
         expired: it is the mark of a key whose time was up.
         transaction, commit: the atomic commit that it belongs to, and whether it ends it.
@@ -32,6 +33,7 @@ class Record:
     operation: Operation
     value: bytes
     created: datetime
+    ttl: timedelta | None = None
     expires: datetime | None = None
     expired: bool = False
     transaction: str | None = None
@@ -56,8 +58,9 @@ class Record:
 
     def to_update(self) -> KvUpdate:
         """As watches and histories show it: an empty value is a DELETE."""
+        operation = Operation.DELETE if self.operation is Operation.PUT and not self.value else self.operation
         return KvUpdate(
-            operation=Operation.DELETE if self.operation is Operation.PUT and not self.value else self.operation,
+            operation=operation,
             key=self.key,
             value=self.value,
             version=self.version,
@@ -65,6 +68,7 @@ class Record:
             transaction=self.transaction,
             commit=self.commit,
             created=self.created,
+            expires=None if self.ttl is None or operation is not Operation.PUT else self.created + self.ttl,
         )
 
 
@@ -75,6 +79,7 @@ class Write:
     Attributes:
         expected: the last revision that the key must have, 0 for none at all; None for whatever it has.
         only_absent: refuse if the key is live.
+        ttl: how long it lives, None for as long as the bucket keeps it.
         transaction, commit: as in the record.
     """
 
@@ -83,5 +88,6 @@ class Write:
     value: bytes = b""
     expected: int | None = None
     only_absent: bool = False
+    ttl: timedelta | None = None
     transaction: str | None = None
     commit: bool = False

@@ -9,7 +9,8 @@ leaves a mark and a PURGE does not, was seen on 2.15.1 with both storages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import Protocol
@@ -101,8 +102,22 @@ class Stream:
         """
         self.check_size(write)
         self._check_condition(write)
-        self._check_room(write)
+        self._check_room([write])
         return self._append(write, created=self._now).seq
+
+    def write_all(self, writes: Sequence[Write], *, transaction: str) -> list[int]:
+        """Store the changes, of one key each, as one atomic commit; their revisions.
+
+        Raises: as `write`; nothing was changed.
+        """
+        for write in writes:
+            self.check_size(write)
+            self._check_condition(write)
+        self._check_room(writes)
+        return [
+            self._append(replace(write, transaction=transaction, commit=number == len(writes)), created=self._now).seq
+            for number, write in enumerate(writes, 1)
+        ]
 
     def check_size(self, write: Write) -> None:
         """Raises: ValueTooLargeError if the value alone exceeds `max_value_size`."""
@@ -135,18 +150,18 @@ class Stream:
                 actual=VersionToken.from_u64(actual),
             )
 
-    def _check_room(self, write: Write) -> None:
+    def _check_room(self, writes: Sequence[Write]) -> None:
         limit = self.config.max_bytes
         if limit is None:
             return
-        size = record_size(write.key, write.value)
+        size = sum(record_size(write.key, write.value) for write in writes)
         # With discard=old everything else may be evicted.
-        others = 0 if self.config.discard == "old" else self.bytes - self._displaced_bytes(write)
+        others = 0 if self.config.discard == "old" else self.bytes - sum(map(self._displaced_bytes, writes))
         if others + size > limit:
             raise StoreFullError(
                 store=self.config.name,
-                key=write.key,
-                message=f"a record of {size} bytes does not fit beside {others} bytes: the bucket holds {limit}",
+                key=writes[0].key if len(writes) == 1 else None,
+                message=f"{size} bytes more do not fit beside {others} bytes: the bucket holds {limit}",
             )
 
     def _displaced_bytes(self, write: Write) -> int:
@@ -165,7 +180,8 @@ class Stream:
             operation=write.operation,
             value=write.value,
             created=created,
-            expires=self._end_of_life(created, mark=expired),
+            ttl=write.ttl,
+            expires=self._end_of_life(created, ttl=self.config.marker_ttl if expired else write.ttl),
             expired=expired,
             transaction=write.transaction,
             commit=write.commit,
@@ -237,6 +253,5 @@ class Stream:
         else:
             self._remove(record)
 
-    def _end_of_life(self, created: datetime, *, mark: bool) -> datetime | None:
-        lives = [self.config.max_age, self.config.marker_ttl if mark else None]
-        return min((created + life for life in lives if life is not None), default=None)
+    def _end_of_life(self, created: datetime, *, ttl: timedelta | None) -> datetime | None:
+        return min((created + life for life in (self.config.max_age, ttl) if life is not None), default=None)

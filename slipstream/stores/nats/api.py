@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 from slipstream.resume import BucketView
+from slipstream.stores.nats.clock import ServerClock
 from slipstream.stores.nats.decode import (
     NO_HEADERS,
     SEQUENCE,
@@ -22,7 +24,7 @@ from slipstream.stores.nats.decode import (
 )
 from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_api_error
 from slipstream.stores.nats.lane import Lane, Message
-from slipstream.stores.nats.subjects import api_prefix
+from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class StreamInfo:
     bytes: int
     leader: str | None
     replicas: int
+    at: datetime | None
     subjects: Mapping[str, int]
     subjects_total: int
 
@@ -68,6 +71,7 @@ class JetStreamApi:
 
     def __init__(self, lane: Lane, *, domain: str | None = None) -> None:
         self.lane = lane
+        self.clock = ServerClock()
         self._prefix = api_prefix(domain)
 
     async def call(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -84,8 +88,12 @@ class JetStreamApi:
 
     async def stream_info(self, stream: str, *, subjects_filter: str | None = None, offset: int = 0) -> StreamInfo:
         """The stream; with a filter, up to 100,000 of its subjects from `offset` on, of one moment."""
-        body = None if subjects_filter is None else {"subjects_filter": subjects_filter, "offset": offset}
-        return _stream_info(await self.call(f"STREAM.INFO.{stream}", body))
+        # Unasked for, the scratch subject: it counts as a key to the server, to nobody else.
+        body = {"subjects_filter": subjects_filter or ALL_SCRATCH, "offset": offset}
+        asked = monotonic()
+        info = _stream_info(await self.call(f"STREAM.INFO.{stream}", body), counts=subjects_filter is None)
+        self.clock.observe(info.at, asked=asked)
+        return info
 
     async def create_stream_raw(self, body: Mapping[str, Any]) -> bytes:
         """The unread answer to a create request."""
@@ -185,15 +193,16 @@ def _checked(message: Message) -> dict[str, Any]:
     return answer
 
 
-def _stream_info(answer: Mapping[str, Any]) -> StreamInfo:
+def _stream_info(answer: Mapping[str, Any], *, counts: bool) -> StreamInfo:
     state = answer["state"]
+    subjects = state.get("subjects") or {}
     cluster = answer.get("cluster") or {}
     config = answer["config"]
     view = BucketView(
         # The server says 0 before the first write and last + 1 where everything is gone: here it is always the latter.
         first_revision=max(int(state["first_seq"]), 1),
         last_revision=int(state["last_seq"]),
-        keys=int(state.get("num_subjects", 0)),
+        keys=int(state.get("num_subjects", 0)) - (len(subjects) if counts else 0),
         incarnation=parse_time(answer.get("created", "")),
     )
     return StreamInfo(
@@ -202,6 +211,7 @@ def _stream_info(answer: Mapping[str, Any]) -> StreamInfo:
         int(state["bytes"]),
         cluster.get("leader") or None,
         int(config.get("num_replicas", 1)),
-        state.get("subjects") or {},
+        parse_time(answer.get("ts", "")),
+        {} if counts else subjects,
         int(answer.get("total", 0)),
     )

@@ -18,6 +18,7 @@ from slipstream.errors import (
 from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
 from slipstream.model import ConnectionCapabilities, StoreConfig
+from slipstream.stores.nats.abilities import abilities
 from slipstream.stores.nats.api import JetStreamApi, StreamInfo
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, largest_value, settle
 from slipstream.stores.nats.config import NatsConnectionConfig
@@ -100,12 +101,16 @@ class NatsConnection(Connection):
     @property
     def capabilities(self) -> ConnectionCapabilities:
         session = self._open_session()
-        working = session.features is not None
+        features = session.features
+        working = features is not None
         return ConnectionCapabilities(
             streaming_watch=working,
             prefix_watch=working,
+            ttl=features is not None and features.markers,
             purge=working,
             cas=working,
+            transactions=features is not None and features.atomic_batches,
+            fencing=features is not None and features.guards_on_others,
             max_value_size=largest_value(session.lane),
         )
 
@@ -127,7 +132,7 @@ class NatsConnection(Connection):
                 create_timeout=min(timeout / 3, _CREATE_SECONDS),
             )
             origin, written = await find_origin(self._api(session), info)
-            return self._bucket(session, wanted, info, origin, written, reads)
+            return self._bucket(session, features, wanted, info, origin, written, reads)
 
         return NatsStore(await self._run(attempt, store=wanted.name))
 
@@ -277,6 +282,7 @@ class NatsConnection(Connection):
     def _bucket(
         self,
         session: Session,
+        features: ServerFeatures,
         wanted: StoreConfig,
         info: StreamInfo,
         origin: str,
@@ -308,6 +314,7 @@ class NatsConnection(Connection):
             direct=bool(info.config.get("allow_direct") or info.config.get("mirror_direct")),
             max_value_size=from_stream(written).max_value_size,
             retention=retention(info.config),
+            abilities=abilities(features, written),
             resend_seconds=window if self._config.retry_writes else 0.0,
             drift=differences,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -19,11 +20,15 @@ NO_HEADERS: Headers = {}
 OPERATION = "KV-Operation"
 MARKER_REASON = "Nats-Marker-Reason"
 BATCH_ID = "Nats-Batch-Id"
+BATCH_SEQUENCE = "Nats-Batch-Sequence"
 BATCH_COMMIT = "Nats-Batch-Commit"
 MESSAGE_SIZE = "Nats-Msg-Size"
 MESSAGE_ID = "Nats-Msg-Id"
 ROLLUP = "Nats-Rollup"
+TTL = "Nats-TTL"
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 LAST_CONSUMER = "Nats-Last-Consumer"
 LAST_STREAM = "Nats-Last-Stream"
 STALLED = "Nats-Consumer-Stalled"
@@ -134,6 +139,33 @@ def operation_of(headers: Headers, size: int) -> tuple[Operation, bool]:
             return Operation.PURGE, False
 
 
+_SPAN = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,12})?(?:ns|us|µs|μs|ms|h|m|s))+")
+_SPAN_PART = re.compile(r"([0-9.]+)([a-zµμ]+)")
+_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_ttl(text: str) -> timedelta | None:
+    """A `Nats-TTL`: whole seconds or a duration as Go writes it (`1h30m`, `1.5s`); None for none and for `never`."""
+    try:
+        if text.isascii() and text.isdigit():
+            return timedelta(seconds=int(text))
+        if _SPAN.fullmatch(text) is None:
+            return None
+        return timedelta(seconds=sum(float(n) * _UNIT_SECONDS[unit] for n, unit in _SPAN_PART.findall(text)))
+    except (ValueError, OverflowError):
+        return None
+
+
+def expiry_of(headers: Headers, created: datetime | None) -> datetime | None:
+    """When the ttl of a stored message ends, None without one. The server removes it within a moment after."""
+    text = headers.get(TTL)
+    ttl = parse_ttl(text) if text is not None else None
+    try:
+        return None if ttl is None or created is None else created + ttl
+    except OverflowError:
+        return None  # beyond the calendar
+
+
 def is_marker(headers: Headers) -> bool:
     """The message says itself that the key is gone; an empty value alone does not count."""
     return OPERATION in headers or MARKER_REASON in headers
@@ -159,6 +191,7 @@ def make_update(
         transaction=headers.get(BATCH_ID),
         commit=BATCH_COMMIT in headers,
         created=created,
+        expires=expiry_of(headers, created) if operation is Operation.PUT else None,
     )
 
 

@@ -31,6 +31,9 @@ STREAM_EXISTS = 10058
 NO_MESSAGE_FOUND = 10037
 CONSUMER_NOT_FOUND = 10014
 NOT_ENABLED_FOR_ACCOUNT = 10039
+TTL_DISABLED = 10166
+ATOMIC_DISABLED = 10174
+_NOTHING_TAKEN = frozenset({10176, 10210})
 TEMPORARILY_UNAVAILABLE = 10008
 MAX_BYTES_REQUIRED = 10113
 _MISMATCH = frozenset({10071, 10164})
@@ -63,6 +66,11 @@ class ApiError(Exception):
     @property
     def is_mismatch(self) -> bool:
         return self.err_code in _MISMATCH
+
+    @property
+    def is_incomplete(self) -> bool:
+        """An atomic batch of which something did not arrive, or beside too many others: nothing was stored."""
+        return self.err_code in _NOTHING_TAKEN
 
     @property
     def actual(self) -> int | None:
@@ -98,6 +106,10 @@ def to_kv_error(
         return ValueTooLargeError(store=store, key=key, message=error.description)
     if error.err_code == NOT_ENABLED_FOR_ACCOUNT:
         return UnsupportedError(store=store, key=key, message="JetStream is not enabled for this account")
+    if error.err_code == TTL_DISABLED:
+        return UnsupportedError(store=store, key=key, message="this bucket takes no ttl any more")
+    if error.err_code == ATOMIC_DISABLED:
+        return UnsupportedError(store=store, key=key, message="this bucket takes no atomic batches any more")
     return OperationFailedError(
         store=store, key=key, code=error.code, err_code=error.err_code, message=f"the server refused: {error}"
     )

@@ -19,6 +19,10 @@ class ServerFeatures:
     api_level: int
 
     @property
+    def text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
     def metadata(self) -> bool:
         """Metadata, compression and several filters on one consumer."""
         return self.version >= (2, 10, 0)
@@ -27,6 +31,11 @@ class ServerFeatures:
     def markers(self) -> bool:
         """Per-message TTL with limit markers. 2.11.0 and 2.11.1 have the fields, but place no marker for a TTL."""
         return self.api_level >= 1 and self.version >= (2, 11, 2)
+
+    @property
+    def guards_on_others(self) -> bool:
+        """A write guarded by another subject than its own. Older servers ignore the header, and write."""
+        return self.api_level >= 1
 
     @property
     def atomic_batches(self) -> bool:

@@ -8,7 +8,9 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from slipstream.commits import Fence, Last
 from slipstream.errors import (
+    FencedError,
     KvError,
     NotConnectedError,
     OperationFailedError,
@@ -16,8 +18,9 @@ from slipstream.errors import (
     RevisionMismatchError,
 )
 from slipstream.model import VersionToken
+from slipstream.stores.nats.batch import Guard
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
-from slipstream.stores.nats.decode import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID, Headers, printable
+from slipstream.stores.nats.decode import MESSAGE_ID, Headers, printable
 from slipstream.stores.nats.error_map import ApiError, parse_api_error, to_kv_error
 from slipstream.stores.nats.lane import Disconnected, Message, NoResponders
 
@@ -63,21 +66,26 @@ class Publication:
         self._key = key
         self.outcome_unknown = False
 
-    async def send(self, payload: bytes, headers: Headers, *, expected: int | None = None) -> int:
+    async def send(
+        self, payload: bytes, headers: Headers, *, expected: int | None = None, fence: Fence | None = None
+    ) -> int:
         """The revision of the write.
 
         Args:
             expected: the revision that the key must be at, 0 for none; None: whatever it is at.
-        Raises: RevisionMismatchError and the other refusals; NotConnectedError; StoreNotFoundError.
+            fence: instead of `expected`, which takes the one guard of a message as well: another key's revision.
+        Raises: RevisionMismatchError, FencedError and the other refusals; NotConnectedError; StoreNotFoundError.
         """
         bucket = self._bucket
         message_id = secrets.token_hex(12) if bucket.resend_seconds > 0 else None
         complete = dict(headers)
-        if expected is not None:
-            complete[EXPECTED_SUBJECT_SEQUENCE] = str(expected)
+        subject = bucket.subject(self._key)
+        if fence is not None:
+            complete |= Guard(bucket.subject(fence.key), fence.revision).headers(subject)
+        elif expected is not None:
+            complete |= Guard(subject, expected).headers(subject)
         if message_id is not None:
             complete[MESSAGE_ID] = message_id
-        subject = bucket.subject(self._key)
         loop = asyncio.get_running_loop()
         resend_until = loop.time() + bucket.resend_seconds * _RESEND_FRACTION
         pauses = Pauses()
@@ -115,7 +123,12 @@ class Publication:
                     await pauses.pause()
                     continue
                 if error.is_mismatch and doubt:
-                    revision = await self._settle_doubt(message_id, expected)
+                    revision = await self._settle_doubt(message_id, expected, fence)
+                elif error.is_mismatch and fence is not None:
+                    self.outcome_unknown = False
+                    await self._check_fence(fence)
+                    await pauses.pause()  # it holds: another guarded write was in flight (10164)
+                    continue
                 else:
                     self.outcome_unknown = False
                     version = None if expected is None else VersionToken.from_u64(expected)
@@ -125,7 +138,16 @@ class Publication:
                 bucket.own_writes[self._key] = revision
             return revision
 
-    async def _settle_doubt(self, message_id: str | None, expected: int | None) -> int:
+    async def _check_fence(self, fence: Fence) -> None:
+        """Raises: FencedError if its key has moved on."""
+        bucket = self._bucket
+        last = await bucket.read(
+            lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(fence.key)), key=fence.key
+        )
+        found = Last(0, absent=True) if last is None else Last(last.sequence, absent=False)
+        fence.condition.check(fence.key, found, store=bucket.name)
+
+    async def _settle_doubt(self, message_id: str | None, expected: int | None, fence: Fence | None) -> int:
         """Another revision is there than expected, perhaps our own from an attempt whose answer was lost."""
         bucket = self._bucket
         last = await bucket.read(
@@ -133,6 +155,13 @@ class Publication:
         )
         if last is not None and message_id is not None and last.headers.get(MESSAGE_ID) == message_id:
             return last.sequence
+        if fence is not None:
+            raise FencedError(
+                store=bucket.name,
+                key=fence.key,
+                expected=VersionToken.from_u64(fence.revision),
+                outcome_unknown=True,
+            )
         raise RevisionMismatchError(
             store=bucket.name,
             key=self._key,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 
 from slipstream.channel import ChannelClosed
@@ -11,12 +13,16 @@ from slipstream.keys import check_key, check_prefix
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCursor
 from slipstream.stores.nats.api import StoredMessage
 from slipstream.stores.nats.bucket import Bucket, Pauses, deadline
+from slipstream.stores.nats.decode import expiry_of
 from slipstream.stores.nats.feed import Feed
 from slipstream.stores.nats.opening import FeedOptions
 from slipstream.stores.nats.pipeline import pipelined
 from slipstream.stores.nats.scan import drain, last_updates, scan_options
 
+_log = logging.getLogger(__name__)
 _WINDOW = 64
+_REMOVAL_SECONDS = 0.5
+"""Twice what a server takes at most to remove what has expired."""
 _MAX_OWN_WRITES = 10_000
 
 
@@ -47,10 +53,10 @@ class NatsReader(KvReader):
         return {entry.key: entry for entry in entries if entry is not None and entry.value}
 
     async def keys(self, prefix: str = "") -> list[str]:
-        return sorted(_living(await last_updates(self._bucket, prefix, headers_only=True)))
+        return sorted(await self._living(await last_updates(self._bucket, prefix, headers_only=True)))
 
     async def scan(self, prefix: str = "") -> list[KvEntry]:
-        found = _living(await last_updates(self._bucket, prefix))
+        found = await self._living(await last_updates(self._bucket, prefix))
         return [entry for _, update in sorted(found.items()) if (entry := update.entry) is not None]
 
     async def iter_scan(self, prefix: str = "") -> AsyncIterator[KvEntry]:
@@ -64,7 +70,7 @@ class NatsReader(KvReader):
                         update = await feed.next()
                 except ChannelClosed:
                     return
-                if (entry := update.entry) is not None:
+                if (entry := update.entry) is not None and not await self._bucket.has_expired(update.expires):
                     yield entry
         finally:
             await feed.aclose()
@@ -104,7 +110,26 @@ class NatsReader(KvReader):
             while (await bucket.api.stream_info(bucket.stream)).view.last_revision < min_revision:
                 await pauses.pause()
             message = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
-        return None if message is None else bucket.entry(message)
+        if message is None or await self._is_gone(key, message):
+            return None
+        return bucket.entry(message)
+
+    async def _is_gone(self, key: str, message: StoredMessage) -> bool:
+        """Its ttl has ended. Waits a moment for the server to remove it: then a write at its version fails, too."""
+        bucket = self._bucket
+        if not await bucket.has_expired(expiry_of(message.headers, message.created)):
+            return False
+        try:
+            async with asyncio.timeout(_REMOVAL_SECONDS):
+                pauses = Pauses()
+                while True:
+                    last = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
+                    if last is None or last.sequence != message.sequence:
+                        break
+                    await pauses.pause()
+        except TimeoutError:
+            _log.debug("%s of bucket %s has expired and is still there", key, bucket.name)
+        return True
 
     async def _last(self, key: str) -> StoredMessage | None:
         bucket = self._bucket
@@ -117,6 +142,9 @@ class NatsReader(KvReader):
             return await bucket.api.last_at_leader(bucket.stream, subject)
         return message
 
-
-def _living(updates: dict[str, KvUpdate]) -> dict[str, KvUpdate]:
-    return {key: update for key, update in updates.items() if update.operation is Operation.PUT}
+    async def _living(self, updates: dict[str, KvUpdate]) -> dict[str, KvUpdate]:
+        return {
+            key: update
+            for key, update in updates.items()
+            if update.operation is Operation.PUT and not await self._bucket.has_expired(update.expires)
+        }

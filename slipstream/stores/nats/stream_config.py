@@ -14,7 +14,7 @@ from slipstream.errors import UnsupportedError
 from slipstream.model import Placement, StoreConfig
 from slipstream.resume import Retention
 from slipstream.stores.nats.features import ServerFeatures
-from slipstream.stores.nats.subjects import bucket_name, stream_name, subject_prefix
+from slipstream.stores.nats.subjects import bucket_name, scratch_subject, stream_name, subject_prefix
 
 NANOSECONDS = 1_000_000_000
 HEADER_ROOM = 64 * 1024
@@ -71,6 +71,7 @@ def to_stream(config: StoreConfig, features: ServerFeatures) -> dict[str, Any]:
         body["allow_msg_ttl"] = True
         body["subject_delete_marker_ttl"] = _ns(config.marker_ttl)
     if features.atomic_batches:
+        body["subjects"].append(scratch_subject(config.name))
         body["allow_atomic"] = True
     return body
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 STREAM_PREFIX = "KV_"
+ALL_SCRATCH = "$KV.$guard.*"
 ALL_BUCKETS = "$KV.*.>"
 
 
@@ -20,6 +21,18 @@ def bucket_name(stream: str) -> str | None:
 def subject_prefix(bucket: str) -> str:
     """What stands before the key in a subject of this bucket."""
     return f"$KV.{bucket}."
+
+
+def scratch_subject(bucket: str) -> str:
+    """Where a bucket takes messages that are there to carry a guard and for nothing else.
+
+    A guard needs a message to ride on, and a transaction may have more guards than writes. This subject belongs to
+    the bucket's stream, but lies beside `$KV.<bucket>.>`: everything that reads keys filters by the latter, as other
+    clients do, so that no read, scan, watch or list of keys meets it, and a guard on every key of the bucket does not
+    count it as a change. No bucket can be called `$guard`. Beneath `$KV.` it is for the permissions that programs
+    usually have. Only the number of keys in the stream's state includes it: see `JetStreamApi.stream_info`.
+    """
+    return f"$KV.$guard.{bucket}"
 
 
 def filter_for(bucket: str, prefix: str) -> str:

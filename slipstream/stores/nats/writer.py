@@ -5,25 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-from slipstream.checks import refuse_ttl, to_age, to_revision, to_value
-from slipstream.errors import (
-    AlreadyExistsError,
-    BulkWriteError,
-    KvError,
-    RevisionMismatchError,
-    UnsupportedError,
-    ValueTooLargeError,
-)
+from slipstream.checks import to_age, to_revision, to_ttl
+from slipstream.commits import Fence, bulk_error
+from slipstream.errors import AlreadyExistsError, KvError, RevisionMismatchError
 from slipstream.interfaces import KvWriter, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import KvUpdate, Operation, VersionToken
 from slipstream.stores.nats.bucket import Bucket, deadline
-from slipstream.stores.nats.decode import OPERATION, ROLLUP, operation_of
+from slipstream.stores.nats.decode import OPERATION, ROLLUP, TTL
 from slipstream.stores.nats.pipeline import pipelined
 from slipstream.stores.nats.publish import publication
 from slipstream.stores.nats.scan import last_updates
+from slipstream.stores.nats.transaction import NatsTransaction
+from slipstream.transactions import retried
 
 T = TypeVar("T")
 _WINDOW = 256
@@ -33,21 +29,23 @@ _PURGES = 64
 class NatsWriter(KvWriter):
     """The writing role on one bucket."""
 
+    _fence: Fence | None = None
+
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
     async def put(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
-        payload = self._checked(key, value, ttl)
-        return VersionToken.from_u64(await self._write(key, payload, {}))
+        payload, headers = self._checked(key, value, ttl)
+        return VersionToken.from_u64(await self._write(key, payload, headers))
 
     async def create(self, key: str, value: bytes, *, ttl: Ttl | None = None) -> VersionToken:
-        payload = self._checked(key, value, ttl)
+        payload, headers = self._checked(key, value, ttl)
         bucket = self._bucket
         expected = 0
         async with publication(bucket, key) as attempt:
             while True:
                 try:
-                    return VersionToken.from_u64(await attempt.send(payload, {}, expected=expected))
+                    return VersionToken.from_u64(await attempt.send(payload, headers, expected=expected))
                 except RevisionMismatchError as error:
                     if error.outcome_unknown:
                         raise
@@ -58,18 +56,24 @@ class NatsWriter(KvWriter):
                     if last is None:
                         expected = 0
                         continue
-                    operation, _ = operation_of(last.headers, len(last.data))
-                    if operation is Operation.PUT:
+                    if not await bucket.is_absent(last):
                         raise AlreadyExistsError(store=bucket.name, key=key) from None
                     expected = last.sequence
 
     async def update(self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None) -> VersionToken:
-        payload = self._checked(key, value, ttl)
-        return VersionToken.from_u64(await self._write(key, payload, {}, expected=self._expected(key, expected)))
+        payload, headers = self._checked(key, value, ttl)
+        return VersionToken.from_u64(await self._write(key, payload, headers, expected=self._expected(key, expected)))
 
     async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
-        refuse_ttl(ttl, store=self._bucket.name, key=check_key(key, store=self._bucket.name))
-        raise UnsupportedError(store=self._bucket.name, key=key, message="touch gives a new ttl: None is not one")
+        if ttl is None:
+            raise ValueError("touch gives a new ttl: None is none")
+        bucket = self._bucket
+        check_key(key, store=bucket.name)
+        headers = self._ttl(key, ttl)
+        revision = self._expected(key, expected)
+        async with publication(bucket, key) as attempt:
+            value = await self._value_at(key, revision)
+            return VersionToken.from_u64(await attempt.send(value, headers, expected=revision))
 
     async def delete(self, key: str) -> bool:
         check_key(key, store=self._bucket.name)
@@ -113,7 +117,7 @@ class NatsWriter(KvWriter):
 
     async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
-        checked = [(key, self._checked(key, value, None)) for key, value in pairs]
+        checked = [(key, self._checked(key, value, None)[0]) for key, value in pairs]
         ends_at = asyncio.get_running_loop().time() + self._bucket.op_timeout
         errors: dict[str, KvError] = {}
         versions: dict[str, VersionToken] = {}
@@ -141,42 +145,53 @@ class NatsWriter(KvWriter):
 
         results = await pipelined(queue, one, window=_WINDOW)
         if errors:
-            raise BulkWriteError(
-                store=self._bucket.name,
-                versions=versions,
-                errors=errors,
-                outcome_unknown=any(error.outcome_unknown for error in errors.values()),
-            )
+            raise bulk_error(store=self._bucket.name, versions=versions, errors=errors)
         return [version for version in results if version is not None]
 
     def transaction(self) -> Transaction:
-        self._unsupported("transactions")
+        return NatsTransaction(self._bucket, fence=self._fence)
 
     async def atomically(self, fn: Callable[[Transaction], Awaitable[T]]) -> T:
-        self._unsupported("transactions")
+        bucket = self._bucket
+        return await retried(
+            lambda: NatsTransaction(bucket, fence=self._fence), fn, store=bucket.name, timeout=bucket.op_timeout
+        )
 
     def fenced(self, key: str, version: VersionToken) -> KvWriter:
-        self._unsupported("fenced writers")
+        from slipstream.stores.nats.fenced import FencedWriter  # which is a writer itself
 
-    def _unsupported(self, what: str) -> NoReturn:
-        raise UnsupportedError(store=self._bucket.name, message=f"{what} are not available on this connection")
+        check_key(key, store=self._bucket.name)
+        return FencedWriter(self._bucket, Fence(key=key, revision=self._expected(key, version)))
 
     # Checks, before anything is sent.
 
-    def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> bytes:
-        bucket = self._bucket
-        check_key(key, store=bucket.name)
-        payload = to_value(value)
-        limit = bucket.value_limit()
-        if len(payload) > limit:
-            raise ValueTooLargeError(
-                store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
-            )
-        refuse_ttl(ttl, store=bucket.name, key=key)
-        return payload
+    def _checked(self, key: str, value: bytes, ttl: Ttl | None) -> tuple[bytes, dict[str, str]]:
+        """Payload and headers."""
+        check_key(key, store=self._bucket.name)
+        return self._bucket.payload(key, value), self._ttl(key, ttl)
+
+    def _seconds(self, key: str, ttl: Ttl | None) -> int | None:
+        return to_ttl(ttl, refusal=self._bucket.abilities.ttl, store=self._bucket.name, key=key)
+
+    def _ttl(self, key: str, ttl: Ttl | None) -> dict[str, str]:
+        seconds = self._seconds(key, ttl)
+        return {} if seconds is None else {TTL: f"{seconds}s"}
 
     def _expected(self, key: str, expected: VersionToken) -> int:
         return to_revision(expected, store=self._bucket.name, key=key)
+
+    async def _value_at(self, key: str, revision: int) -> bytes:
+        """The value that the key has at its last revision. Raises: RevisionMismatchError for another one, or none."""
+        bucket = self._bucket
+        last = await bucket.read(lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(key)), key=key)
+        if last is None or last.sequence != revision or await bucket.is_absent(last):
+            raise RevisionMismatchError(
+                store=bucket.name,
+                key=key,
+                expected=VersionToken.from_u64(revision),
+                actual=VersionToken.from_u64(last.sequence if last is not None else 0),
+            )
+        return last.data
 
     async def _write(
         self,
@@ -188,4 +203,4 @@ class NatsWriter(KvWriter):
         ends_at: float | None = None,
     ) -> int:
         async with publication(self._bucket, key, ends_at=ends_at) as attempt:
-            return await attempt.send(payload, headers, expected=expected)
+            return await attempt.send(payload, headers, expected=expected, fence=self._fence)

@@ -18,9 +18,13 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{area}"
         for area in (
+            "atomically",
             "cancel",
+            "commits",
             "conditional",
             "cursors",
+            "fencing",
+            "guards",
             "keys",
             "lifecycle",
             "limits",
@@ -28,6 +32,8 @@ pytest.register_assert_rewrite(
             "reads",
             "scans",
             "stores",
+            "transactions",
+            "ttl",
             "watch",
             "watching",
             "writes",
@@ -35,10 +41,14 @@ pytest.register_assert_rewrite(
     )
 )
 
+from slipstream.testing.contract.atomically import AtomicallyContract  # noqa: E402
 from slipstream.testing.contract.base import BackendContract, ConnectAgain, NewConnection  # noqa: E402
 from slipstream.testing.contract.cancel import CancelContract  # noqa: E402
+from slipstream.testing.contract.commits import CommitContract  # noqa: E402
 from slipstream.testing.contract.conditional import ConditionalWriteContract  # noqa: E402
 from slipstream.testing.contract.cursors import CursorContract, CursorExpiryContract  # noqa: E402
+from slipstream.testing.contract.fencing import FencingContract  # noqa: E402
+from slipstream.testing.contract.guards import GuardContract  # noqa: E402
 from slipstream.testing.contract.keys import KeyContract  # noqa: E402
 from slipstream.testing.contract.lifecycle import LifecycleContract  # noqa: E402
 from slipstream.testing.contract.limits import LimitContract  # noqa: E402
@@ -46,19 +56,25 @@ from slipstream.testing.contract.optional import OptionalContract  # noqa: E402
 from slipstream.testing.contract.reads import AbsenceContract, ReadContract  # noqa: E402
 from slipstream.testing.contract.scans import ScanContract  # noqa: E402
 from slipstream.testing.contract.stores import StoresContract  # noqa: E402
+from slipstream.testing.contract.transactions import TransactionContract, TransactionLimitContract  # noqa: E402
+from slipstream.testing.contract.ttl import TtlContract  # noqa: E402
 from slipstream.testing.contract.watch import WatchContract  # noqa: E402
 from slipstream.testing.contract.watching import BatchContract, HydrationContract, WatchEndContract  # noqa: E402
 from slipstream.testing.contract.writes import WriteContract  # noqa: E402
 
 __all__ = [
     "AbsenceContract",
+    "AtomicallyContract",
     "BackendContract",
     "BatchContract",
     "CancelContract",
+    "CommitContract",
     "ConditionalWriteContract",
     "ConnectAgain",
     "CursorContract",
     "CursorExpiryContract",
+    "FencingContract",
+    "GuardContract",
     "HydrationContract",
     "KeyContract",
     "LifecycleContract",
@@ -69,6 +85,9 @@ __all__ = [
     "ScanContract",
     "StoreContract",
     "StoresContract",
+    "TransactionContract",
+    "TransactionLimitContract",
+    "TtlContract",
     "WatchContract",
     "WatchEndContract",
     "WriteContract",
@@ -83,6 +102,13 @@ class StoreContract(
     ConditionalWriteContract,
     LimitContract,
     OptionalContract,
+    TtlContract,
+    TransactionContract,
+    TransactionLimitContract,
+    GuardContract,
+    CommitContract,
+    AtomicallyContract,
+    FencingContract,
     ScanContract,
     WatchContract,
     HydrationContract,
