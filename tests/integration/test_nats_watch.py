@@ -229,11 +229,11 @@ class TestThroughTrouble:
     ) -> None:
         proxy = await fault_proxy("127.0.0.1", nats_server.port)
         connection = await connect(proxy.url, **QUICK)
-        # With all history kept, nothing is superseded and a cursor cannot expire.
+        # With all history kept, and read from the very beginning, nothing is superseded and no cursor can expire.
         store = await connection.store(StoreConfig(name=bucket, max_history=64))
         writer = await (await connect(nats_server.url)).store(bucket)
         ledger, seen = Ledger(keys=200), list[KvUpdate]()
-        cursor = WatchCursor.none()
+        cursor = WatchCursor.from_u64(0)
         async with ledger.writing(writer):
             for trouble in (reset, kill, drop, restart, cut):
                 async with store.watch(cursor=cursor) as watch:
