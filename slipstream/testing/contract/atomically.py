@@ -16,7 +16,6 @@ from slipstream.testing._waiting import bounded
 from slipstream.testing.contract.base import BackendContract, ConnectAgain
 from slipstream.testing.contract.transactions import OLD, everything, lacks_transactions, twice_written
 
-
 _CONTENDERS = 8
 
 
