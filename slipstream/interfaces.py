@@ -97,7 +97,13 @@ class Transaction(Protocol):
     """Operations that the server stores all or none of: `async with store.transaction() as txn`.
 
     Queued and checked locally; committed when the block ends, dropped when it raises. A key is written once, 1000
-    operations at most: else ValueError where the operation is queued.
+    operations at most: else ValueError where the operation is queued. What is required or read without being written
+    counts only where it outnumbers the writes that have no condition of their own.
+
+    Leaving the block raises: RevisionMismatchError or AlreadyExistsError about the first key, in the order in which
+    they were named, whose condition does not hold, then about prefixes; FencedError; StoreFullError;
+    OperationTimeoutError and NotConnectedError (see `outcome_unknown`). Then nothing is stored, unless the outcome is
+    unknown.
     """
 
     @abstractmethod
@@ -204,6 +210,9 @@ class KvWriter(Protocol):
     StoreNotFoundError, PermissionDeniedError (refused); OperationTimeoutError, NotConnectedError (see
     `outcome_unknown`); UnsupportedError for a `ttl` that this server or bucket cannot keep; ValueError for one under a
     second.
+
+    A key whose `ttl` has ended reads as absent and is watched as a PURGE with `expired`. When that is, the server's
+    clock decides, never the caller's; where servers take turns as leader of a bucket, theirs have to agree.
     """
 
     @abstractmethod
@@ -223,7 +232,10 @@ class KvWriter(Protocol):
 
     @abstractmethod
     async def touch(self, key: str, expected: VersionToken, *, ttl: Ttl) -> VersionToken:
-        """Write the value again with a new ttl, only if the last revision is `expected`. Raises as `update`."""
+        """Write the value again with a new ttl, only if the last revision is `expected` and the key is not absent.
+
+        Raises as `update`; ValueError for a ttl of None.
+        """
 
     @abstractmethod
     async def delete(self, key: str) -> bool:
@@ -260,12 +272,20 @@ class KvWriter(Protocol):
     async def atomically(self, fn: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `fn(txn)` and commit, again from the start on a conflict; returns what `fn` returned.
 
-        Raises: UnsupportedError; the last conflict when the retries or the timeout run out; what `fn` raises.
+        What `fn` reads by `txn.get` is as of one moment, in the attempt that is committed. Attempts are begun with
+        growing random pauses, up to 100 within half of the timeout. What `fn` raises is not retried.
+
+        Raises: UnsupportedError; the last conflict when the attempts or the time run out; what `fn` raises.
         """
 
     @abstractmethod
     def fenced(self, key: str, version: VersionToken) -> KvWriter:
         """A writer whose every write the server refuses (FencedError) once `key` has moved on from `version`.
+
+        Any write of the key moves it on, also one by this writer, its removal, and its expiry. `put_many` raises
+        FencedError if nothing was written, else BulkWriteError. A write with a condition of its own (`create`,
+        `update`, ...) is a transaction to the server, and UnsupportedError where there are none; so are always
+        `purge_deletes`, which has no conditions, and `fenced` itself.
 
         Raises: UnsupportedError at once where the server cannot enforce it.
         """

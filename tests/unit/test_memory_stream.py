@@ -317,3 +317,26 @@ def test_whatever_happens_the_books_are_right(config: dict[str, Any], steps: lis
             successors = [record.superseded_by for record in records]
             assert successors == [record.seq for record in records[1:]] + [None] * bool(records)
         assert all(record.expires is None or record.expires > at(elapsed) for record in held)
+
+
+class TestCommits:
+    def test_a_commit_is_marked_and_its_revisions_follow_one_another(self) -> None:
+        stream = Stream(StoreConfig(name="b", marker_ttl=None), now=START)
+        stream.write(Write(key="before", value=b"1"))
+        writes = [Write(key=key, value=b"1") for key in ("a", "b", "c")]
+        assert stream.write_all(writes, transaction="id") == [2, 3, 4]
+        updates = [record.to_update() for record in stream.after(0)]
+        assert [(update.transaction, update.commit) for update in updates] == [
+            (None, False),
+            ("id", False),
+            ("id", False),
+            ("id", True),
+        ]
+
+    def test_a_commit_that_does_not_fit_is_refused_as_a_whole(self) -> None:
+        stream = Stream(StoreConfig(name="b", max_bytes=300), now=START)
+        writes = [Write(key=key, value=bytes(100)) for key in ("a", "b", "c")]
+        with pytest.raises(StoreFullError):
+            stream.write_all(writes, transaction="id")
+        assert (stream.last_seq, stream.bytes) == (0, 0)
+        assert stream.write_all(writes[:2], transaction="id") == [1, 2]

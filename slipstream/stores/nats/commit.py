@@ -8,7 +8,14 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from slipstream.commits import Condition, Last, Queue, QueuedWrite, changed, check_all
-from slipstream.errors import NotConnectedError, OperationFailedError, OperationTimeoutError, UnsupportedError
+from slipstream.errors import (
+    ConflictError,
+    KvError,
+    NotConnectedError,
+    OperationFailedError,
+    OperationTimeoutError,
+    UnsupportedError,
+)
 from slipstream.model import Operation, VersionToken
 from slipstream.stores.nats.api import StoredMessage
 from slipstream.stores.nats.batch import Guard, Part, messages, ride, with_scratch
@@ -47,9 +54,11 @@ class Commit:
         try:
             async with asyncio.timeout(bucket.op_timeout):
                 return await self._run()
-        except TimeoutError as error:
-            if isinstance(error, OperationTimeoutError) and error.outcome_unknown == self._doubt:
-                raise
+        except KvError as error:
+            # Whatever it was, as the end of the connection: while the answer to a commit is out, nobody knows.
+            error.outcome_unknown = error.outcome_unknown or self._doubt
+            raise
+        except TimeoutError:
             raise OperationTimeoutError(
                 store=bucket.name,
                 message=f"not committed within {bucket.op_timeout:g} s",
@@ -94,8 +103,16 @@ class Commit:
     async def _prepare(self, *, look_up: bool) -> tuple[list[Part], int | None]:
         """The parts, guards placed; and the sequence that the whole stream has to be at, if that matters.
 
-        Raises the error of a condition that is known not to hold.
+        Raises the error of the first condition that does not hold, as far as they are looked up.
         """
+        try:
+            return await self._plan(look_up=look_up)
+        except ConflictError:
+            if look_up:
+                raise
+        return await self._plan(look_up=True)  # one that was named before it may not hold either
+
+    async def _plan(self, *, look_up: bool) -> tuple[list[Part], int | None]:
         bucket, queue = self._bucket, self._queue
         conditions = queue.conditions
         unsure = [key for key in conditions if look_up or _revision(conditions[key]) is None]

@@ -20,7 +20,7 @@ from slipstream.errors import (
 )
 from slipstream.interfaces import Connection, KvStore, Transaction
 from slipstream.model import Operation, StoreConfig, VersionToken
-from slipstream.testing._waiting import bounded
+from slipstream.testing._waiting import bounded, cancelled_after
 from slipstream.testing.contract.base import ABSENCES, TOMBSTONES, BackendContract, ConnectAgain, MakeAbsent, each
 
 _MOST = 1000
@@ -135,6 +135,28 @@ class TransactionContract(BackendContract):
         assert [update.operation for update in await store.history("purged")] == [Operation.PURGE]
         assert len(await store.history("deleted")) == 3
 
+    async def test_a_commit_that_is_cancelled_is_stored_whole_or_not_at_all(
+        self, connection: Connection, store: KvStore
+    ) -> None:
+        if lacks_transactions(connection, store):
+            return
+
+        async def commit(number: int) -> None:
+            async with store.transaction() as txn:
+                for key in range(3):
+                    txn.put(f"k.{number}.{key}", b"1")
+                txn.require("absent", None)
+                txn.create(f"k.{number}.created", b"1")
+
+        for number in range(40):
+            await cancelled_after(number, commit(number))
+        await commit(40)  # nothing is left behind that would hinder it
+        found: dict[str, int] = {}
+        for key in await store.keys("k."):
+            found[key.split(".")[1]] = found.get(key.split(".")[1], 0) + 1
+        assert found["40"] == 4
+        assert set(found.values()) == {4}
+
     async def test_an_exception_in_the_block_drops_everything(self, connection: Connection, store: KvStore) -> None:
         if lacks_transactions(connection, store):
             return
@@ -195,6 +217,35 @@ class TransactionContract(BackendContract):
         assert txn.versions == {}
         assert await everything(store) == {"k": b"2"}
         assert (await store.status()).last_revision == 2
+
+    @pytest.mark.parametrize(
+        ("names", "first"),
+        [
+            (["update", "create other"], "update"),
+            (["create other", "update"], "create other"),
+            (["require_unchanged", "require"], "require"),
+            (["create other", "require_unchanged", "require"], "create other"),
+        ],
+    )
+    async def test_of_several_conflicts_the_first_that_was_named_is_the_error(
+        self, connection: Connection, store: KvStore, names: list[str], first: str
+    ) -> None:
+        await twice_written(store)
+        await store.put("other", b"1")
+        if lacks_transactions(connection, store):
+            return
+        create_other: tuple[Queued, type[ConflictError], str] = (
+            lambda txn: txn.create("other", b"new"),
+            AlreadyExistsError,
+            "other",
+        )
+        failing = {**FAILING, "create other": create_other}
+        _, error, key = failing[first]
+        with pytest.raises(error) as caught:
+            async with store.transaction() as txn:
+                for name in names:
+                    failing[name][0](txn)
+        assert (type(caught.value), caught.value.key) == (error, key)
 
     async def test_a_mismatch_tells_both_versions(self, connection: Connection, store: KvStore) -> None:
         actual = await twice_written(store)
