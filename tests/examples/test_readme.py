@@ -22,7 +22,6 @@ BASE = {"KvError"}
 LATER = {  # of layers and features that this version does not have, or raised by them only
     "ArtifactError",
     "DeserializationError",
-    "FencedError",
     "KeyNotFoundError",
     "SerializationError",
     "SnapshotCorruptedError",
