@@ -314,6 +314,15 @@ class TestMirror:
             assert found.value == b"through the mirror"
         assert warnings_of(caplog) == []
 
+    async def test_leader_reads_are_as_new_as_any_acknowledged_write(self, conn: NatsConnection, bucket: str) -> None:
+        await conn.store(bucket)
+        mirror = await conn.store(StoreConfig(name=f"{bucket}-mirror", mirror=bucket), reads="leader")
+        for number in range(50):  # asked of the mirror itself, nearly every one of them is old
+            version = await mirror.put("k", b"%d" % number)
+            entry = await mirror.get("k")
+            assert entry is not None
+            assert entry.version == version
+
     async def test_of_a_mirror(self, conn: NatsConnection, bucket: str) -> None:
         source = await conn.store(StoreConfig(name=bucket, max_value_size=100))
         await conn.store(StoreConfig(name=f"{bucket}-1", mirror=bucket))

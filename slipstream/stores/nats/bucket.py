@@ -26,7 +26,7 @@ from slipstream.stores.nats.api import JetStreamApi, StoredMessage
 from slipstream.stores.nats.decode import expiry_of, is_marker, make_update, operation_of
 from slipstream.stores.nats.error_map import ApiError, permission_denied, to_kv_error
 from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Lane, NoResponders, TooLarge
-from slipstream.stores.nats.subjects import filter_for, filters_for, subject_prefix
+from slipstream.stores.nats.subjects import filter_for, filters_for, stream_name, subject_prefix
 
 T = TypeVar("T")
 _FIRST_PAUSE = 0.02
@@ -125,6 +125,11 @@ class Bucket:
     def lane(self) -> Lane:
         return self.api.lane
 
+    @property
+    def written(self) -> str:
+        """The stream that takes its writes, and so has the last word: a mirror lags behind it."""
+        return stream_name(self.origin)
+
     def value_limit(self) -> int:
         """The largest value in bytes. A message over the server's limit makes it close the connection."""
         limit = largest_value(self.lane)
@@ -191,6 +196,8 @@ class Bucket:
         """Nobody answered: raise StoreNotFoundError if the bucket is gone; return if it may be an election."""
         try:
             await self.api.stream_info(self.stream)
+            if self.written != self.stream:
+                await self.api.stream_info(self.written)
         except (NoResponders, Disconnected):
             return
         except ApiError as error:

@@ -164,12 +164,12 @@ class Commit:
 
     async def _newest(self, subject: str) -> int:
         bucket = self._bucket
-        message = await bucket.read(lambda: bucket.api.last_at_leader(bucket.stream, subject))
+        message = await bucket.read(lambda: bucket.api.last_at_leader(bucket.written, subject))
         return 0 if message is None else message.sequence
 
     async def _stored(self, key: str) -> StoredMessage | None:
         bucket = self._bucket
-        return await bucket.read(lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(key)), key=key)
+        return await bucket.read(lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(key)), key=key)
 
     def _part(self, write: QueuedWrite, guard: Guard | None) -> Part:
         headers = dict(_MARKERS.get(write.operation, {}))

@@ -142,7 +142,7 @@ class Publication:
         """Raises: FencedError if its key has moved on."""
         bucket = self._bucket
         last = await bucket.read(
-            lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(fence.key)), key=fence.key
+            lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(fence.key)), key=fence.key
         )
         found = Last(0, absent=True) if last is None else Last(last.sequence, absent=False)
         fence.condition.check(fence.key, found, store=bucket.name)
@@ -151,7 +151,7 @@ class Publication:
         """Another revision is there than expected, perhaps our own from an attempt whose answer was lost."""
         bucket = self._bucket
         last = await bucket.read(
-            lambda: bucket.api.last_at_leader(bucket.stream, bucket.subject(self._key)), key=self._key
+            lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(self._key)), key=self._key
         )
         if last is not None and message_id is not None and last.headers.get(MESSAGE_ID) == message_id:
             return last.sequence

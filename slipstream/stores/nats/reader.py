@@ -109,7 +109,7 @@ class NatsReader(KvReader):
             pauses = Pauses()
             while (await bucket.api.stream_info(bucket.stream)).view.last_revision < min_revision:
                 await pauses.pause()
-            message = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
+            message = await bucket.api.last_at_leader(bucket.written, bucket.subject(key))
         if message is None or await self._is_gone(key, message):
             return None
         return bucket.entry(message)
@@ -123,7 +123,7 @@ class NatsReader(KvReader):
             async with asyncio.timeout(_REMOVAL_SECONDS):
                 pauses = Pauses()
                 while True:
-                    last = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
+                    last = await bucket.api.last_at_leader(bucket.written, bucket.subject(key))
                     if last is None or last.sequence != message.sequence:
                         break
                     await pauses.pause()
@@ -135,11 +135,11 @@ class NatsReader(KvReader):
         bucket = self._bucket
         subject = bucket.subject(key)
         if bucket.reads == "leader" or not bucket.direct or len(bucket.own_writes) > _MAX_OWN_WRITES:
-            return await bucket.api.last_at_leader(bucket.stream, subject)
+            return await bucket.api.last_at_leader(bucket.written, subject)
         message = await bucket.api.last_direct(bucket.stream, subject)
         own = bucket.own_writes.get(key)
         if own is not None and (message is None or message.sequence < own):
-            return await bucket.api.last_at_leader(bucket.stream, subject)
+            return await bucket.api.last_at_leader(bucket.written, subject)
         return message
 
     async def _living(self, updates: dict[str, KvUpdate]) -> dict[str, KvUpdate]:
