@@ -100,7 +100,7 @@ async def four_writers(connect: Connect, url: str, bucket: str) -> AsyncIterator
 
 class TestCompleteness:
     @pytest.mark.slow
-    @pytest.mark.timeout(300)
+    @pytest.mark.timeout(900)
     async def test_every_round_over_a_settled_bucket_returns_it_whole(self, connect: Connect, bucket: str) -> None:
         store = await (await connect()).store(bucket)
         expected = sorted(f"k.{number}" for number in range(KEYS))
@@ -110,7 +110,7 @@ class TestCompleteness:
             assert found == expected, f"round {turn}"
 
     @pytest.mark.slow
-    @pytest.mark.timeout(600)
+    @pytest.mark.timeout(900)
     async def test_every_round_under_writers_holds_each_living_key_once(
         self, connect: Connect, bucket: str, nats_server: NatsServer
     ) -> None:
