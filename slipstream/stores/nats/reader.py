@@ -109,7 +109,7 @@ class NatsReader(KvReader):
             pauses = Pauses()
             while (await bucket.api.stream_info(bucket.stream)).view.last_revision < min_revision:
                 await pauses.pause()
-            message = await bucket.api.last_at_leader(bucket.written, bucket.subject(key))
+            message = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
         if message is None or await self._is_gone(key, message):
             return None
         return bucket.entry(message)
@@ -123,7 +123,7 @@ class NatsReader(KvReader):
             async with asyncio.timeout(_REMOVAL_SECONDS):
                 pauses = Pauses()
                 while True:
-                    last = await bucket.api.last_at_leader(bucket.written, bucket.subject(key))
+                    last = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
                     if last is None or last.sequence != message.sequence:
                         break
                     await pauses.pause()
