@@ -295,6 +295,10 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _none_if_empty(text: str | None) -> str | None:
+    return text or None  # to the server an empty description is none
+
+
 _Count = Annotated[int, BeforeValidator(_no_bool)]
 
 
@@ -334,7 +338,7 @@ class StoreConfig(_Frozen):
     max_value_size: Annotated[_Count, Field(ge=1)] | None = None
     num_replicas: Annotated[_Count, Field(ge=1, le=5)] = 1
     discard: Literal["new", "old"] = "new"
-    description: str | None = None
+    description: Annotated[str | None, AfterValidator(_none_if_empty)] = None
     compression: bool = False
     marker_ttl: Annotated[timedelta | None, BeforeValidator(_no_bool), AfterValidator(_at_least_a_second)] = timedelta(
         hours=1

@@ -42,6 +42,7 @@ class NatsConnection(Connection):
         self._config = config if config is not None else NatsConnectionConfig()
         self._borrowed: Client | None = None
         self._session: Session | None = None
+        self._opening: set[Session] = set()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -60,18 +61,26 @@ class NatsConnection(Connection):
     async def connect(self) -> None:
         if self._closed:
             raise NotConnectedError(message="this connection was shut down: make a new one")
-        if self._session is not None and not self._session.is_closed:
+        if not self._wants_session():
             return
         # No lock: several tasks may dial at once, the first to finish wins. A lock would make shutdown() wait.
+        ends_at = asyncio.get_running_loop().time() + self._config.op_timeout
         if self._borrowed is not None:
-            session = await Session.borrow(self._borrowed)
+            opened = await Session.borrow(self._borrowed)
         else:
-            session = await Session.dial(self._config)
-        if not self._adopt(session):
-            await session.aclose()
-            self._open_session()  # raises if it was shut down meanwhile
-            return
-        await self._learn_features(session)
+            opened = await Session.dial(self._config)
+        superfluous: Session | None = opened
+        self._opening.add(opened)
+        try:
+            if not self._closed:
+                await self._learn_features(opened, ends_at)
+            if self._wants_session():
+                self._session, superfluous = opened, self._session
+        finally:
+            self._opening.discard(opened)
+            if superfluous is not None:
+                await superfluous.aclose()
+        self._open_session()  # raises if it was shut down meanwhile
 
     async def shutdown(self) -> None:
         self._closed = True
@@ -81,7 +90,9 @@ class NatsConnection(Connection):
         await asyncio.shield(self._closing)
 
     def is_healthy(self) -> bool:
-        return not self._closed and self._session is not None and self._session.lane.is_connected
+        if self._session is None:
+            return not self._closed and self._borrowed is not None and self._borrowed.is_connected
+        return not self._closed and self._session.lane.is_connected
 
     @property
     def capabilities(self) -> ConnectionCapabilities:
@@ -99,7 +110,7 @@ class NatsConnection(Connection):
         wanted = StoreConfig(name=config) if isinstance(config, str) else config
         if reads not in (None, "leader", "session", "any"):
             raise ValueError(f"reads is 'leader', 'session' or 'any', not {reads!r}")
-        session = self._open_session()
+        session = await self._ready_session()
         timeout = self._config.op_timeout
 
         async def attempt() -> StreamInfo:
@@ -117,7 +128,7 @@ class NatsConnection(Connection):
         return NatsStore(self._bucket(session, wanted, info, reads))
 
     async def stores(self) -> list[str]:
-        session = self._open_session()
+        session = await self._ready_session()
 
         async def attempt() -> list[str]:
             await self._features(session)
@@ -128,11 +139,22 @@ class NatsConnection(Connection):
 
     async def delete_store(self, name: str) -> None:
         check_bucket(name)
-        session = self._open_session()
+        session = await self._ready_session()
+
+        doubt = False
 
         async def attempt() -> None:
+            nonlocal doubt
             await self._features(session)
-            await self._api(session).delete_stream(stream_name(name))
+            try:
+                await self._api(session).delete_stream(stream_name(name))
+            except Disconnected as error:
+                doubt = doubt or error.sent
+                raise
+            except ApiError as error:
+                if not (doubt and error.is_stream_missing):
+                    raise
+                # Gone: only the answer to the first request was lost.
 
         await self._run(attempt, store=name)
 
@@ -164,17 +186,20 @@ class NatsConnection(Connection):
             await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
         for task in self._background:
             task.cancel()
-        if session is not None:
-            await session.aclose()
+        for opened in self._opening | ({session} if session is not None else set()):
+            await opened.aclose()
         if self._background:
             await asyncio.wait(self._background)
 
-    def _adopt(self, session: Session) -> bool:
-        """Make it the connection's session, unless another one won meanwhile or the connection was shut down."""
-        if self._closed or (self._session is not None and not self._session.is_closed):
-            return False
-        self._session = session
-        return True
+    def _wants_session(self) -> bool:
+        """There is none, or its client closed by itself; and it may still be opened."""
+        return not self._closed and (self._session is None or self._session.is_closed)
+
+    async def _ready_session(self) -> Session:
+        """The session. Whoever hands in a client is connected already: it is opened by its first use."""
+        if self._borrowed is not None and self._session is None and not self._closed:
+            await self.connect()
+        return self._open_session()
 
     def _open_session(self) -> Session:
         if self._closed:
@@ -186,31 +211,39 @@ class NatsConnection(Connection):
     def _api(self, session: Session) -> JetStreamApi:
         return JetStreamApi(session.lane, domain=self._config.domain)
 
-    async def _learn_features(self, session: Session) -> None:
+    async def _learn_features(self, session: Session, ends_at: float) -> None:
         """Ask what the server can do. A server without JetStream is connected to, but opens no store."""
         try:
-            async with asyncio.timeout(self._config.op_timeout):
+            async with asyncio.timeout_at(ends_at):
                 await self._features(session)
         except (TimeoutError, UnsupportedError, ApiError, *LANE_FAILURES) as error:
             _log.debug("JetStream does not answer on %s: %s", self._config.safe_url, error)
 
     async def _features(self, session: Session) -> ServerFeatures:
-        if session.features is None:
+        if session.features is None or session.outdated:
             try:
-                level = await self._api(session).api_level()
-            except NoResponders:
-                raise UnsupportedError(message=f"{self._where(session)} has no JetStream: start it with -js") from None
-            except ApiError as error:
-                if error.err_code == NOT_ENABLED_FOR_ACCOUNT:
-                    raise UnsupportedError(
-                        message=f"JetStream is not enabled for this account on {self._where(session)}"
-                    ) from None
+                session.features = await self._ask_features(session)
+            except UnsupportedError:
+                session.features = None
                 raise
-            version = session.server_version
-            if version < MINIMUM:
-                raise UnsupportedError(message=f"nats-server {'.'.join(map(str, version))} is older than 2.10")
-            session.features = ServerFeatures(version=version, api_level=level)
+            session.outdated = False
         return session.features
+
+    async def _ask_features(self, session: Session) -> ServerFeatures:
+        try:
+            level = await self._api(session).api_level()
+        except NoResponders:
+            raise UnsupportedError(message=f"{self._where(session)} has no JetStream: start it with -js") from None
+        except ApiError as error:
+            if error.err_code == NOT_ENABLED_FOR_ACCOUNT:
+                raise UnsupportedError(
+                    message=f"JetStream is not enabled for this account on {self._where(session)}"
+                ) from None
+            raise
+        version = session.server_version
+        if version < MINIMUM:
+            raise UnsupportedError(message=f"nats-server {'.'.join(map(str, version))} is older than 2.10")
+        return ServerFeatures(version=version, api_level=level)
 
     def _where(self, session: Session) -> str:
         return f"nats-server {'.'.join(map(str, session.server_version))} at {session.where}"

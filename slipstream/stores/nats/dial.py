@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import random
@@ -10,13 +11,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, Server, Srv
 
 from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, UnsupportedError
 from slipstream.stores.nats.config import NatsConnectionConfig, auth_options
 
 _log = logging.getLogger(__name__)
 _FIRST_WAIT = 0.05
+_PATIENCE = 0.5
+"""Seconds that the other end has to take what is left when a client is closed."""
 
 Event = Callable[[], Awaitable[None]]
 
@@ -44,10 +47,10 @@ async def dial(
     on_error: Callable[[Exception], None] | None = None,
 ) -> Client:
     """Try every server once, within `op_timeout`. Cancelled or failed, it leaves nothing behind."""
-    client = Client()
+    client = _StoreClient()
     servers = config.servers
     failures: list[Exception] = []
-    hopeless = asyncio.Event()
+    hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     connected = False
 
     async def note_error(error: Exception) -> None:
@@ -56,10 +59,12 @@ async def dial(
             if on_error is not None:
                 on_error(error)
             return
+        if error is not client.last_error:
+            return  # from the clean-up after a failed attempt, which was counted already
         failures.append(error)
         # nats-py would go round its servers for ever; whoever connects for the first time wants to know.
-        if len(failures) >= len(servers) or _refused(error):
-            hopeless.set()
+        if len(failures) >= len(servers) and not hopeless.done():
+            hopeless.set_result(None)
 
     if any(server.startswith(("ws://", "wss://")) for server in servers):
         _require_websockets()
@@ -90,33 +95,90 @@ async def dial(
         options["tls_hostname"] = config.tls_hostname
 
     attempt = asyncio.create_task(client.connect(**options), name="slipstream-dial")
-    given_up = asyncio.create_task(hopeless.wait(), name="slipstream-dial-watch")
     try:
-        await asyncio.wait({attempt, given_up}, timeout=config.op_timeout, return_when=asyncio.FIRST_COMPLETED)
-        if attempt.done() and attempt.exception() is None:
-            connected = True
-            return client
+        await asyncio.wait({attempt, hopeless}, timeout=config.op_timeout, return_when=asyncio.FIRST_COMPLETED)
         if attempt.done():
             error = attempt.exception()
+            if error is None:
+                connected = True
+                return client
             if isinstance(error, Exception):
                 failures.append(error)
         raise _failure(config, failures)
     finally:
+        hopeless.cancel()
         if not connected:
             await _abandon(client, attempt)
-        given_up.cancel()
+
+
+async def hang_up(client: Client) -> None:
+    """Close a client that `dial` gave. Bounded: what the other end does not take any more is dropped."""
+    closing = asyncio.create_task(_close(client), name="slipstream-close")
+    try:
+        await asyncio.wait({closing}, timeout=2 * _PATIENCE)
+    finally:
+        if not closing.done():
+            _let_go(client)  # nats-py waits for the socket: that ends now, also where this wait was cancelled
+    await asyncio.wait({closing}, timeout=_PATIENCE)
+    if not closing.done():
+        closing.cancel()
+    elif closing.exception() is not None:
+        _log.debug("closing the client: %s", closing.exception())
+
+
+async def _close(client: Client) -> None:
+    if not (client.is_connected and await _drained(client)):
+        _let_go(client)
+    await client.close()
+
+
+async def _drained(client: Client) -> bool:
+    """The other end takes what is written."""
+    transport: Any = client._transport
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await transport.drain()
+    except (TimeoutError, OSError):
+        return False
+    return True
 
 
 async def _abandon(client: Client, attempt: asyncio.Task[None]) -> None:
-    attempt.cancel()
-    await asyncio.wait({attempt})
-    closing = asyncio.create_task(client.close(), name="slipstream-dial-close")
-    # Bounded: nats-py waits for a transport to close that may have nobody at the other end.
-    done, _ = await asyncio.wait({closing}, timeout=1.0)
-    if not done:
-        closing.cancel()
-    elif closing.exception() is not None:
-        _log.debug("closing a client that never connected: %s", closing.exception())
+    while not attempt.done():
+        attempt.cancel()  # again and again: nats-py may swallow it and go on to the next server
+        await asyncio.wait({attempt}, timeout=_PATIENCE)
+    await hang_up(client)
+
+
+class _StoreClient(Client):
+    """nats-py's client, but one that lets go of lost connections. It reaches inside of nats-py 2.16."""
+
+    async def _process_op_err(self, e: Exception) -> None:
+        # nats-py waits for the lost socket to take what is buffered: for ever, where the other end only stopped
+        # reading. And it would send what it still holds on the next connection, long after its deadline.
+        if not self.is_closed and not self.is_reconnecting:
+            _let_go(self)
+        await super()._process_op_err(e)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        # nats-py forgets the socket of an attempt to reconnect that failed, and leaves it open.
+        _drop_socket(self)
+        await super()._connect_to_server(s)
+
+
+def _let_go(client: Client) -> None:
+    """Drop the socket, and what waits to be sent."""
+    client._pending.clear()
+    client._pending_data_size = 0
+    _drop_socket(client)
+
+
+def _drop_socket(client: Client) -> None:
+    writer = getattr(client._transport, "_io_writer", None)  # a WebSocket has none, and bounds its own end
+    if writer is not None:
+        # What asyncio raises where a transport has closed already, after handing over its buffer.
+        with contextlib.suppress(AttributeError):
+            writer.transport.abort()
 
 
 def _next_server(max_wait: float) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
@@ -139,15 +201,17 @@ def _failure(config: NatsConnectionConfig, failures: list[Exception]) -> KvError
             return AuthenticationError(
                 message=f"{config.safe_url} refused the credentials: check creds, creds_file or what the URL holds"
             )
-        if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) and config.creds_file is not None:
-            return AuthenticationError(
-                message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}"
-            )
-    if failures:
-        last = failures[-1]
-        why = str(last) or type(last).__name__
+        if config.creds_file is not None and config.creds is None:
+            if isinstance(error, nats.errors.InvalidUserCredentialsError):
+                return AuthenticationError(message=f"creds_file {str(config.creds_file)!r} holds no user JWT and seed")
+            if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+                return AuthenticationError(
+                    message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}"
+                )
+    if failures and not isinstance(failures[-1], TimeoutError):
+        why = str(failures[-1]) or type(failures[-1]).__name__
     else:
-        why = f"no answer within {config.op_timeout:g} s"
+        why = f"no answer within {min(config.connect_timeout, config.op_timeout):g} s"
     return ConnectionFailedError(message=f"no connection to {config.safe_url}: {why}")
 
 

@@ -107,7 +107,9 @@ class Intake:
                 created=created,
             )
         size = value_size(message.headers, message.data) if self._headers_only else len(message.data)
-        return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision)
+        after = self.received
+        follows = revision is None or after is None or revision == after + 1
+        return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, gap=not follows)
 
     def _control(self, message: Message) -> list[Arrival]:
         """A flow control request, to be answered when the reader has come this far; or a heartbeat."""
@@ -126,24 +128,22 @@ class Intake:
         # In the initial state the server counts along its list of keys, not along the stream.
         if progress is None or self._complete_after is None:
             return []
-        return self._arrived(None, 0, progress)
+        # Nothing was delivered on the way there: also the very next record may have been one of ours, and evicted.
+        return self._arrived(None, 0, progress, gap=self.received is not None)
 
-    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None) -> list[Arrival]:
+    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None, *, gap: bool) -> list[Arrival]:
         after = self.received
         if revision is not None:
             if after is not None and revision <= after:
                 return []
             self.received = revision
         arrival = Arrival(update, size, after, revision)
-        if self._held or (self._gap_before(arrival) and self._evicts):
+        # In the initial state gaps are the rule: only the last record of each key is delivered.
+        live = self._live or self._complete_after is not None
+        if self._held or (gap and live and self._evicts):
             self._held.append(arrival)
             return []
         return [arrival]
-
-    def _gap_before(self, arrival: Arrival) -> bool:
-        # In the initial state gaps are the rule: only the last record of each key is delivered.
-        live = self._live or self._complete_after is not None
-        return live and None not in (arrival.revision, arrival.after) and arrival.revision != (arrival.after or 0) + 1
 
     # Held back until it is known that nothing was evicted.
 
@@ -176,7 +176,7 @@ class Intake:
 
     def settle(self) -> list[str]:
         """Do what was waiting for the reader to come this far; the flow control requests to be answered now."""
-        if self._progress is not None and self._taken == self._queued and not self._held:
+        if self._progress is not None and self._taken == self._queued:
             self._move(self._progress)
             self._progress = None
         due = []
@@ -187,10 +187,6 @@ class Intake:
     def proven(self) -> None:
         """What was received so far completes the initial state."""
         self._complete_after = self._queued
-
-    @property
-    def is_proven(self) -> bool:
-        return self._complete_after is not None
 
     @property
     def complete(self) -> bool:

@@ -9,22 +9,28 @@ from nats.aio.client import Client
 
 from slipstream.errors import NotConnectedError
 from slipstream.stores.nats.config import NatsConnectionConfig, redact_url
-from slipstream.stores.nats.dial import dial
+from slipstream.stores.nats.dial import dial, hang_up
 from slipstream.stores.nats.features import ServerFeatures
 from slipstream.stores.nats.slow_lane import SlowLane
 
 _log = logging.getLogger(__name__)
-_CLOSE_SECONDS = 1.0
+_CLOSE_SECONDS = 0.5
 _LOOK_SECONDS = 0.5
 
 
 class Session:
-    """The client, its lane, and what is known of the server. Events of one session never touch another's."""
+    """The client, its lane, and what is known of the server. Events of one session never touch another's.
+
+    Attributes:
+        features: what the server can do, None where it was not learned yet or has no JetStream.
+        outdated: the features are of a server from before a reconnect, which may have been another one.
+    """
 
     def __init__(self, client: Client, *, owned: bool) -> None:
         self.client = client
         self.lane = SlowLane(client)
         self.features: ServerFeatures | None = None
+        self.outdated = False
         self._owned = owned
         self._looker: asyncio.Task[None] | None = None
 
@@ -41,8 +47,7 @@ class Session:
         async def on_reconnected() -> None:
             if session is not None:
                 _log.info("reconnected to %s", session.where)
-                session.features = None  # it may be another server
-                session.lane.reconnected()
+                session._reconnected()
 
         async def on_closed() -> None:
             if session is not None:
@@ -60,11 +65,7 @@ class Session:
             on_error=on_error,
         )
         session = cls(client, owned=True)
-        try:
-            await session.lane.open()
-        except BaseException:
-            await session.aclose()
-            raise
+        await session._open()
         return session
 
     @classmethod
@@ -75,9 +76,16 @@ class Session:
                 message="the borrowed client is not connected: connect it yourself, slipstream never redials it"
             )
         session = cls(client, owned=False)
-        await session.lane.open()
+        await session._open()
         session._looker = asyncio.create_task(session._look(), name="slipstream-borrowed-client")
         return session
+
+    async def _open(self) -> None:
+        try:
+            await self.lane.open()
+        except BaseException:
+            await self.aclose()
+            raise
 
     @property
     def is_closed(self) -> bool:
@@ -99,17 +107,17 @@ class Session:
         if self._looker is not None:
             self._looker.cancel()
             await asyncio.wait({self._looker})
-        await self.lane.aclose()
-        if not self._owned:
-            return
-        closing = asyncio.create_task(self.client.close(), name="slipstream-close")
         try:
-            done, _ = await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
-        finally:
-            if not closing.done():
-                closing.cancel()
-        if done and closing.exception() is not None:
-            _log.debug("closing the client: %s", closing.exception())
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.lane.aclose()
+        except TimeoutError:
+            _log.debug("the server took no farewell")
+        if self._owned:
+            await hang_up(self.client)
+
+    def _reconnected(self) -> None:
+        self.outdated = True
+        self.lane.reconnected()
 
     async def _look(self) -> None:
         """Notice what a borrowed client does not tell: its callbacks belong to its owner."""
@@ -121,7 +129,7 @@ class Session:
                 self.lane.disconnected()
                 connected = False
             if not connected and now_connected:
-                self.lane.reconnected()
+                self._reconnected()
                 connected = True
             reconnects = now_reconnects
         self.lane.closed()

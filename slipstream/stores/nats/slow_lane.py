@@ -51,6 +51,7 @@ class SlowLane(Lane):
         self._listeners: set[Listener] = set()
         self._connected = asyncio.Event()
         self._closed = False
+        self._deaf = False  # the credentials do not permit the inbox: no answer will come
         self._sends: deque[tuple[str, bytes]] = deque(maxlen=_MAX_QUEUED_SENDS)
         self._sends_waiting = asyncio.Event()
         self._retired: deque[NatsSubscription] = deque()
@@ -86,6 +87,8 @@ class SlowLane(Lane):
                 # nats-py knows already, but says so only after it has closed the old socket.
                 self.disconnected()
             raise Disconnected(sent=False)
+        if self._deaf:
+            raise Denied("subscription", f"{self._inbox}.*")
         token = str(next(self._tokens))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._pending[token] = (subject, future)
@@ -94,6 +97,7 @@ class SlowLane(Lane):
             message = await future
         finally:
             del self._pending[token]
+            future.cancel()  # an error that it was given meanwhile has nobody to be told to
         if message.status == NO_RESPONDERS and not message.data:
             raise NoResponders
         return message
@@ -133,14 +137,18 @@ class SlowLane(Lane):
     async def aclose(self) -> None:
         for listener in tuple(self._listeners):
             listener.on_closed()  # while it can still send its farewell
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait({self._sender})
-        if self.is_connected and not self._client.is_draining:
+        try:
+            if self._sender is not None:
+                self._sender.cancel()
+                await asyncio.wait({self._sender})
             if self._replies is not None:
                 self._retired.append(self._replies)
-            await self._send_all()
-        self.closed()
+                self._replies = None
+            # Also while disconnected: nats-py would subscribe for a borrowed client again on its next connection.
+            if not self._client.is_closed and not self._client.is_draining:
+                await self._send_all()
+        finally:
+            self.closed()
 
     # What the owner of the client forwards.
 
@@ -156,6 +164,7 @@ class SlowLane(Lane):
         """Connected again; nats-py has replayed the subscriptions."""
         if self._closed:
             return
+        self._deaf = False
         self._connected.set()
         self._sends_waiting.set()
         for listener in tuple(self._listeners):
@@ -177,6 +186,9 @@ class SlowLane(Lane):
         if denied is None:
             return
         action, refused = denied
+        if action == "subscription" and refused.lower() == f"{self._inbox}.*".lower():
+            self._deaf = True
+            self._fail_pending(Denied(action, f"{self._inbox}.*"))
         for subject, future in tuple(self._pending.values()):
             # nats-py hands the text on in lower case.
             if subject.lower() == refused.lower() and not future.done():
@@ -231,7 +243,7 @@ class SlowLane(Lane):
                     subject, payload = self._sends.popleft()
                     await self._publish(subject, payload)
                 if self._retired:
-                    await self._retired.popleft().unsubscribe()
+                    await _uncancelled(self._retired.popleft().unsubscribe())
             except (Disconnected, Closed, TooLarge, nats.errors.Error) as error:
                 _log.debug("a message without an answer was not sent: %s", error)
             except Exception:  # noqa: BLE001 - without the sender flow control stops, and watches with it
