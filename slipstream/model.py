@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -39,7 +39,9 @@ class VersionToken:
         """The token of a revision, 0 to 2**64 - 1. Raises: ValueError outside of that."""
         if not 0 <= revision < _U64:
             raise ValueError(f"a revision lies between 0 and 2**64 - 1, not {revision}")
-        return cls(raw=revision.to_bytes(8, "big"))
+        token = object.__new__(cls)
+        object.__setattr__(token, "raw", revision.to_bytes(8, "big"))  # the length is right: nothing to check
+        return token
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> VersionToken:
@@ -154,9 +156,7 @@ class WatchCursor:
         if found is None:
             raise ValueError(f"not a cursor: {text!r}")
         micros = found["micros"]
-        return cls(
-            revision=int(found["revision"]), incarnation=None if micros is None else _from_micros(int(micros))
-        )
+        return cls(revision=int(found["revision"]), incarnation=None if micros is None else _from_micros(int(micros)))
 
     def __str__(self) -> str:
         if self.revision is None:
@@ -214,8 +214,63 @@ class Operation(Enum):
     PURGE = "PURGE"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvEntry:
+Moment = datetime | str | int | None
+"""When something was stored, as it is known: a time, the server's text, nanoseconds since 1970, or not at all."""
+
+
+def parse_time(text: str) -> datetime | None:
+    """A time of the server (RFC 3339, up to nanoseconds) cut to microseconds, None where it cannot be read."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):  # the latter where its zone moves it out of the calendar
+        return None
+
+
+def time_from_ns(nanoseconds: int) -> datetime | None:
+    """A time of the server given in nanoseconds since 1970, None where the calendar has no such time."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return None
+
+
+def _lazy(getter: Callable[[Any], Any]) -> Any:
+    """A field whose value is made when it is asked for. Dataclasses take the property for a default: there is none."""
+    return property(getter)
+
+
+def _version_of(value: _EntryParts | _UpdateParts) -> VersionToken:
+    version = value._version
+    return VersionToken.from_u64(version) if isinstance(version, int) else version
+
+
+def _revision_of(value: _EntryParts | _UpdateParts) -> int | None:
+    version = value._version
+    return version if isinstance(version, int) else version.as_u64()
+
+
+def _created_of(value: _EntryParts | _UpdateParts) -> datetime | None:
+    created = value._created
+    if isinstance(created, int):
+        return time_from_ns(created)
+    return parse_time(created) if isinstance(created, str) else created
+
+
+class _EntryParts:
+    """What an entry keeps. Filled as an ordinary object and only then made a `KvEntry`: see `make_entry`."""
+
+    __slots__ = ("_created", "_version", "key", "value")
+
+    def __init__(self, key: str, value: bytes, version: VersionToken | int, created: Moment) -> None:
+        self.key = key
+        self.value = value
+        self._version = version
+        self._created = created
+
+
+@dataclass(frozen=True, init=False)
+class KvEntry(_EntryParts):
     """A key and its value.
 
     Attributes:
@@ -223,20 +278,62 @@ class KvEntry:
         created: when the server stored it (UTC), None where unknown.
     """
 
+    __slots__ = ()
     __match_args__ = ("key", "value", "version")  # no annotation: type checkers read the names
 
     key: str
     value: bytes
-    version: VersionToken
-    created: datetime | None = None
+    version: VersionToken = _lazy(_version_of)
+    created: datetime | None = _lazy(_created_of)
+
+    def __init__(self, *, key: str, value: bytes, version: VersionToken, created: datetime | None = None) -> None:
+        _fill(self, key=key, value=value, _version=version, _created=created)
 
     @property
     def revision(self) -> int | None:
-        return self.version.as_u64()
+        return _revision_of(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_entry, (self.key, self.value, self._version, self._created)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvUpdate:
+def make_entry(key: str, value: bytes, version: VersionToken | int, created: Moment) -> KvEntry:
+    """As the constructor, for backends: a version may be given as its revision, a time as it is known.
+
+    A frozen class pays for every field that is set; one that is frozen afterwards does not, and a scan makes many.
+    """
+    entry: Any = _EntryParts(key, value, version, created)
+    entry.__class__ = KvEntry
+    return cast("KvEntry", entry)
+
+
+_NO_MARKS = (False, None, False)
+
+
+class _UpdateParts:
+    """What an update keeps. Filled as an ordinary object and only then made a `KvUpdate`: see `make_update`."""
+
+    __slots__ = ("_created", "_marks", "_version", "key", "operation", "value")
+
+    def __init__(
+        self,
+        operation: Operation,
+        key: str,
+        value: bytes,
+        version: VersionToken | int,
+        created: Moment,
+        marks: tuple[bool, str | None, bool],
+    ) -> None:
+        self.operation = operation
+        self.key = key
+        self.value = value
+        self._version = version
+        self._created = created
+        self._marks = marks
+
+
+@dataclass(frozen=True, init=False)
+class KvUpdate(_UpdateParts):
     """One watched change of one key.
 
     Attributes:
@@ -247,27 +344,72 @@ class KvUpdate:
         created: when the server stored it (UTC), None where unknown.
     """
 
+    __slots__ = ()
     __match_args__ = ("operation", "key", "value")
 
     operation: Operation
     key: str
-    value: bytes = b""
-    version: VersionToken = _UNKNOWN
-    expired: bool = False
-    transaction: str | None = None
-    commit: bool = False
-    created: datetime | None = None
+    value: bytes
+    version: VersionToken = _lazy(_version_of)
+    expired: bool = _lazy(lambda update: update._marks[0])
+    transaction: str | None = _lazy(lambda update: update._marks[1])
+    commit: bool = _lazy(lambda update: update._marks[2])
+    created: datetime | None = _lazy(_created_of)
+
+    def __init__(
+        self,
+        *,
+        operation: Operation,
+        key: str,
+        value: bytes = b"",
+        version: VersionToken = _UNKNOWN,
+        expired: bool = False,
+        transaction: str | None = None,
+        commit: bool = False,
+        created: datetime | None = None,
+    ) -> None:
+        _fill(
+            self,
+            operation=operation,
+            key=key,
+            value=value,
+            _version=version,
+            _created=created,
+            _marks=(expired, transaction, commit),
+        )
 
     @property
     def revision(self) -> int | None:
-        return self.version.as_u64()
+        return _revision_of(self)
 
     @property
     def entry(self) -> KvEntry | None:
         """The entry that a PUT left behind, None after a DELETE or PURGE."""
         if self.operation is not Operation.PUT:
             return None
-        return KvEntry(key=self.key, value=self.value, version=self.version, created=self.created)
+        return make_entry(self.key, self.value, self._version, self._created)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_update, (self.operation, self.key, self.value, self._version, self._created, self._marks)
+
+
+def make_update(
+    operation: Operation,
+    key: str,
+    value: bytes,
+    version: VersionToken | int,
+    created: Moment,
+    marks: tuple[bool, str | None, bool] = _NO_MARKS,
+) -> KvUpdate:
+    """As the constructor, for backends: see `make_entry`. The marks are `expired`, `transaction` and `commit`."""
+    update: Any = _UpdateParts(operation, key, value, version, created, marks)
+    update.__class__ = KvUpdate
+    return cast("KvUpdate", update)
+
+
+def _fill(target: object, /, **parts: object) -> None:
+    for name, part in parts.items():
+        object.__setattr__(target, name, part)
 
 
 class _Frozen(BaseModel):

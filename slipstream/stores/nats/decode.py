@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from slipstream.model import KvUpdate, Operation, VersionToken
+from slipstream.model import parse_time as parse_time
+from slipstream.model import time_from_ns as time_from_ns
 
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = {}
@@ -32,7 +34,6 @@ SUBJECT = "Nats-Subject"
 TIME_STAMP = "Nats-Time-Stamp"
 
 _U64 = 2**64
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEADER_LINE = b"NATS/1.0"
 
 
@@ -80,37 +81,36 @@ def header_number(headers: Headers, name: str) -> int | None:
     return _u64(headers.get(name, ""))
 
 
-def parse_time(text: str) -> datetime | None:
-    """A time of the server (RFC 3339, up to nanoseconds) cut to microseconds, None where it cannot be read."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo is not None else None
-    except (ValueError, OverflowError):  # the latter where its zone moves it out of the calendar
-        return None
-
-
-def time_from_ns(nanoseconds: int) -> datetime | None:
-    """A time of the server given in nanoseconds since 1970, None where the calendar has no such time."""
-    try:
-        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    except OverflowError:
-        return None
-
-
 def parse_stored_headers(encoded: str) -> dict[str, str]:
     """The headers of a stored message as `STREAM.MSG.GET` gives them (base64); empty where they cannot be read."""
     try:
         block = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return {}
+    return parse_head(block)[0]
+
+
+def parse_head(block: bytes) -> tuple[dict[str, str], str]:
+    """The headers of a header block, and the text of its status line; empty where they cannot be read.
+
+    Where a name comes twice the last one holds: the server appends its own behind those that were stored.
+    """
     headers: dict[str, str] = {}
     if not block.startswith(_HEADER_LINE):
-        return headers
-    for line in block.split(b"\r\n")[1:]:
+        return headers, ""
+    first, *lines = block.split(b"\r\n")
+    for line in lines:
         name, colon, value = line.partition(b":")
         if colon:
             headers[name.strip().decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
-    return headers
+    _, _, description = first[len(_HEADER_LINE) :].strip().partition(b" ")
+    return headers, description.strip().decode("utf-8", "replace")
+
+
+def status_of(block: bytes) -> int | None:
+    """The number in the status line of a header block, None for one that carries data."""
+    number = block[len(_HEADER_LINE) : block.find(b"\r\n")].strip()[:3]
+    return int(number) if number.isdigit() else None
 
 
 def operation_of(headers: Headers, size: int) -> tuple[Operation, bool]:

@@ -165,14 +165,15 @@ class Feed(Listener):
             self._consumer.forget()
             self._consumer = None
 
-    def _on_message(self, generation: int, message: Message) -> None:
-        if generation != self._generation or self._updates.closed:
-            return
+    def _on_messages(self, generation: int, messages: list[Message]) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        try:
-            self._queue(self._intake.message(message))
-        except OutOfStep as error:
-            self._break(str(error))
+        for message in messages:
+            if generation != self._generation or self._updates.closed:
+                return
+            try:
+                self._queue(self._intake.message(message))
+            except OutOfStep as error:
+                self._break(str(error))
 
     def _queue(self, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
@@ -292,7 +293,7 @@ class Feed(Listener):
             self._consumer, self._seen = await open_consumer(
                 self._bucket,
                 self._options,
-                lambda message: self._on_message(generation, message),
+                lambda messages: self._on_messages(generation, messages),
                 revision=self._intake.received,
                 seen=self._seen,
             )
