@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -235,11 +235,6 @@ def time_from_ns(nanoseconds: int) -> datetime | None:
         return None
 
 
-def _lazy(getter: Callable[[Any], Any]) -> Any:
-    """A field whose value is made when it is asked for. Dataclasses take the property for a default: there is none."""
-    return property(getter)
-
-
 def _version_of(value: _EntryParts | _UpdateParts) -> VersionToken:
     version = value._version
     return VersionToken.from_u64(version) if isinstance(version, int) else version
@@ -255,6 +250,14 @@ def _created_of(value: _EntryParts | _UpdateParts) -> datetime | None:
     if isinstance(created, int):
         return time_from_ns(created)
     return parse_time(created) if isinstance(created, str) else created
+
+
+# Fields that are made when they are asked for. Dataclasses take the properties for defaults: there are none.
+_VERSION: Any = property(_version_of)
+_CREATED: Any = property(_created_of)
+_EXPIRED: Any = property(lambda update: update._marks[0])
+_TRANSACTION: Any = property(lambda update: update._marks[1])
+_COMMIT: Any = property(lambda update: update._marks[2])
 
 
 class _EntryParts:
@@ -283,8 +286,8 @@ class KvEntry(_EntryParts):
 
     key: str
     value: bytes
-    version: VersionToken = _lazy(_version_of)
-    created: datetime | None = _lazy(_created_of)
+    version: VersionToken = _VERSION
+    created: datetime | None = _CREATED
 
     def __init__(self, *, key: str, value: bytes, version: VersionToken, created: datetime | None = None) -> None:
         _fill(self, key=key, value=value, _version=version, _created=created)
@@ -350,11 +353,11 @@ class KvUpdate(_UpdateParts):
     operation: Operation
     key: str
     value: bytes
-    version: VersionToken = _lazy(_version_of)
-    expired: bool = _lazy(lambda update: update._marks[0])
-    transaction: str | None = _lazy(lambda update: update._marks[1])
-    commit: bool = _lazy(lambda update: update._marks[2])
-    created: datetime | None = _lazy(_created_of)
+    version: VersionToken = _VERSION
+    expired: bool = _EXPIRED
+    transaction: str | None = _TRANSACTION
+    commit: bool = _COMMIT
+    created: datetime | None = _CREATED
 
     def __init__(
         self,
