@@ -261,7 +261,7 @@ _COMMIT: Any = property(lambda update: update._marks[2])
 
 
 class _EntryParts:
-    """What an entry keeps. Filled as an ordinary object and only then made a `KvEntry`: see `make_entry`."""
+    """What an entry keeps. Filled as an ordinary object and only then made a `KvEntry`: see `new_entry`."""
 
     __slots__ = ("_created", "_version", "key", "value")
 
@@ -297,10 +297,10 @@ class KvEntry(_EntryParts):
         return _revision_of(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return make_entry, (self.key, self.value, self._version, self._created)
+        return new_entry, (self.key, self.value, self._version, self._created)
 
 
-def make_entry(key: str, value: bytes, version: VersionToken | int, created: Moment) -> KvEntry:
+def new_entry(key: str, value: bytes, version: VersionToken | int, created: Moment) -> KvEntry:
     """As the constructor, for backends: a version may be given as its revision, a time as it is known.
 
     A frozen class pays for every field that is set; one that is frozen afterwards does not, and a scan makes many.
@@ -314,7 +314,7 @@ _NO_MARKS = (False, None, False)
 
 
 class _UpdateParts:
-    """What an update keeps. Filled as an ordinary object and only then made a `KvUpdate`: see `make_update`."""
+    """What an update keeps. Filled as an ordinary object and only then made a `KvUpdate`: see `new_update`."""
 
     __slots__ = ("_created", "_marks", "_version", "key", "operation", "value")
 
@@ -390,13 +390,13 @@ class KvUpdate(_UpdateParts):
         """The entry that a PUT left behind, None after a DELETE or PURGE."""
         if self.operation is not Operation.PUT:
             return None
-        return make_entry(self.key, self.value, self._version, self._created)
+        return new_entry(self.key, self.value, self._version, self._created)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return make_update, (self.operation, self.key, self.value, self._version, self._created, self._marks)
+        return new_update, (self.operation, self.key, self.value, self._version, self._created, self._marks)
 
 
-def make_update(
+def new_update(
     operation: Operation,
     key: str,
     value: bytes,
@@ -404,7 +404,7 @@ def make_update(
     created: Moment,
     marks: tuple[bool, str | None, bool] = _NO_MARKS,
 ) -> KvUpdate:
-    """As the constructor, for backends: see `make_entry`. The marks are `expired`, `transaction` and `commit`."""
+    """As the constructor, for backends: see `new_entry`. The marks are `expired`, `transaction` and `commit`."""
     update: Any = _UpdateParts(operation, key, value, version, created, marks)
     update.__class__ = KvUpdate
     return cast("KvUpdate", update)

@@ -298,4 +298,5 @@ class NatsConnection(Connection):
             retention=retention(info.config),
             resend_seconds=window if self._config.retry_writes else 0.0,
             drift=differences,
+            batched_gets=session.features is not None and session.features.batched_gets,
         )

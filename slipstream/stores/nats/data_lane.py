@@ -245,6 +245,9 @@ class _Request(Pending):
             raise NoResponders
         return message
 
+    def peek(self) -> Message | None:
+        return self.messages[-1] if self._done and self._error is None else None
+
     def close(self) -> None:
         self._lane.forget(self)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import NamedTuple
 
-from slipstream.model import KvUpdate, Operation, VersionToken
+from slipstream.model import KvUpdate, Moment, Operation, VersionToken, new_update
 from slipstream.model import parse_time as parse_time
 from slipstream.model import time_from_ns as time_from_ns
 
@@ -30,11 +30,18 @@ LAST_CONSUMER = "Nats-Last-Consumer"
 LAST_STREAM = "Nats-Last-Stream"
 STALLED = "Nats-Consumer-Stalled"
 SEQUENCE = "Nats-Sequence"
+PENDING = "Nats-Num-Pending"
 SUBJECT = "Nats-Subject"
 TIME_STAMP = "Nats-Time-Stamp"
 
 _U64 = 2**64
 _HEADER_LINE = b"NATS/1.0"
+_ACK = re.compile(
+    # Lazily: most have the short form.
+    r"\$JS\.ACK\.(?:[^.]*\.){3}(?P<long>(?:[^.]*\.){2})??"
+    r"(\d{1,20})\.(\d{1,20})\.(\d{1,20})\.(\d{1,20})(?(long)(?:\..*)?)",
+    re.ASCII | re.DOTALL,
+)
 
 
 class AckMetadata(NamedTuple):
@@ -52,18 +59,11 @@ def parse_ack_subject(reply: str) -> AckMetadata | None:
     9 tokens: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`. 11 and more:
     domain and account hash stand before the stream, and more may follow (ADR-15), so it is read from the front.
     """
-    tokens = reply.split(".")
-    if len(tokens) == 9:
-        first = 5
-    elif len(tokens) >= 11:
-        first = 7
-    else:
+    found = _ACK.fullmatch(reply)
+    if found is None:
         return None
-    if tokens[0] != "$JS" or tokens[1] != "ACK":
-        return None
-    numbers = [_u64(token) for token in tokens[first : first + 4]]
-    stream_sequence, consumer_sequence, timestamp_ns, pending = numbers
-    if stream_sequence is None or consumer_sequence is None or timestamp_ns is None or pending is None:
+    stream_sequence, consumer_sequence, timestamp_ns, pending = map(int, found.group(2, 3, 4, 5))
+    if max(stream_sequence, consumer_sequence, timestamp_ns, pending) >= _U64:
         return None
     return AckMetadata(stream_sequence, consumer_sequence, timestamp_ns, pending)
 
@@ -145,21 +145,36 @@ def value_size(headers: Headers, data: bytes) -> int:
     return len(data) or header_number(headers, MESSAGE_SIZE) or 0
 
 
-def make_update(
-    *, key: str, headers: Headers, data: bytes, version: VersionToken, created: datetime | None
-) -> KvUpdate:
+def plain_put(head: bytes) -> bool:
+    """A header block says nothing of how its message is to be understood: one with a value is a put.
+
+    Looked for in the block as it came: to read the headers of every message would cost more than all the rest. Too
+    careful where the value of a header repeats such a name.
+    """
+    return b"KV-Operation" not in head and b"Nats-Marker-Reason" not in head and b"Nats-Batch-" not in head
+
+
+def last_header(head: bytes, name: bytes) -> bytes | None:
+    """A header of a block, the last of that name, None where it is missing."""
+    start = head.rfind(b"\r\n" + name + b":")
+    if start < 0:
+        return None
+    start += len(name) + 3
+    return head[start : head.find(b"\r\n", start)].strip()
+
+
+def last_number(head: bytes, name: bytes) -> int | None:
+    """As `last_header`, of a header that is a decimal number; None where it is none."""
+    digits = last_header(head, name)
+    return int(digits) if digits and digits.isdigit() and len(digits) < 20 else None
+
+
+def make_update(*, key: str, headers: Headers, data: bytes, version: VersionToken | int, created: Moment) -> KvUpdate:
     """The update that a stored message is."""
     operation, expired = operation_of(headers, value_size(headers, data))
-    return KvUpdate(
-        operation=operation,
-        key=key,
-        value=data if operation is Operation.PUT else b"",
-        version=version,
-        expired=expired,
-        transaction=headers.get(BATCH_ID),
-        commit=BATCH_COMMIT in headers,
-        created=created,
-    )
+    value = data if operation is Operation.PUT else b""
+    marks = (expired, headers.get(BATCH_ID), BATCH_COMMIT in headers)
+    return new_update(operation, key, value, version, created, marks)
 
 
 def printable(payload: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from slipstream.channel import Channel
 from slipstream.errors import KvError, NotConnectedError, OperationTimeoutError, WatchError
@@ -108,6 +109,14 @@ class Feed(Listener):
             self._settle()
         return update
 
+    def take_many(self, limit: int) -> list[KvUpdate]:
+        """As `take`, for up to so many."""
+        updates = self._updates.take_nowait(limit)
+        if updates:
+            self._intake.taken_together(updates)
+            self._settle()
+        return updates
+
     def peek(self, index: int) -> KvUpdate:
         """One of the updates that are ready, 0 being the next."""
         return self._updates.peek(index)
@@ -167,21 +176,28 @@ class Feed(Listener):
 
     def _on_messages(self, generation: int, messages: list[Message]) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        for message in messages:
-            if generation != self._generation or self._updates.closed:
-                return
-            try:
-                self._queue(self._intake.message(message))
-            except OutOfStep as error:
-                self._break(str(error))
+        if generation != self._generation or self._updates.closed:
+            return
+        read = self._intake.message
+        try:
+            for message in messages:
+                if not self._accept(read(message)):
+                    break
+        except OutOfStep as error:
+            self._break(str(error))
+        self._after_arrivals()
 
-    def _queue(self, arrivals: list[Arrival]) -> None:
+    def _accept(self, arrivals: Sequence[Arrival]) -> bool:
+        """Queue them for the reader; False where one could not be, and has to be asked for again."""
         for arrival in arrivals:
             if arrival.update is not None and not self._updates.offer(arrival.update, arrival.size):
                 self._intake.refused(arrival)
                 self._break("the reader is too slow for what is under way")
-                return
+                return False
             self._intake.queued(arrival)
+        return True
+
+    def _after_arrivals(self) -> None:
         if self._intake.held_after is not None:
             self._alarm.set()
         self._moved.set()
@@ -254,7 +270,8 @@ class Feed(Listener):
         ):
             raise expired(self._bucket, self._options, "compacted", info.view, position, self._seen)
         self._seen = Seen.now(info.view)
-        self._queue(self._intake.release())
+        self._accept(self._intake.release())
+        self._after_arrivals()
 
     async def _restart(self) -> None:
         """Set up a new consumer, for as long as it takes. Raises where nothing can help."""

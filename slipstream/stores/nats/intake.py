@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from slipstream.model import KvUpdate, VersionToken, WatchCursor
+from slipstream.model import KvUpdate, Operation, VersionToken, WatchCursor, new_update
 from slipstream.stores.nats.decode import (
     LAST_CONSUMER,
     LAST_STREAM,
+    MESSAGE_SIZE,
     STALLED,
     header_number,
+    last_number,
     make_update,
     parse_ack_subject,
-    time_from_ns,
+    plain_put,
     value_size,
 )
 from slipstream.stores.nats.lane import Message
 
 _OVERHEAD_BYTES = 100
 _CONTROL = 100
+_SIZE = MESSAGE_SIZE.encode()
 
 
 class OutOfStep(Exception):
@@ -39,6 +42,9 @@ class Arrival(NamedTuple):
     size: int
     after: int | None
     revision: int | None
+
+
+_NOTHING: Sequence[Arrival] = ()
 
 
 class Intake:
@@ -84,38 +90,37 @@ class Intake:
         if not self._consumer_sequence:
             self.pending = pending
 
-    def message(self, message: Message) -> list[Arrival]:
+    def message(self, message: Message) -> Sequence[Arrival]:
         """What a message brings. Raises: OutOfStep."""
         metadata = parse_ack_subject(message.reply)
         if metadata is None and message.status is not None:
-            return self._control(message) if message.status == _CONTROL else []
+            return self._control(message) if message.status == _CONTROL else _NOTHING
         self._consumer_sequence += 1
         revision, created = None, None
         if metadata is not None:
-            if metadata.consumer_sequence != self._consumer_sequence:
+            revision, sequence, created, self.pending = metadata
+            if sequence != self._consumer_sequence:
                 raise OutOfStep(f"delivery {self._consumer_sequence} is missing")
-            revision, created = metadata.stream_sequence, time_from_ns(metadata.timestamp_ns)
-            self.pending = metadata.pending
         update = None
         key = self._key_of(message.subject)
+        data, head = message.data, message.head
+        # Of a message without a value the size, where only headers were asked for; else it has none.
+        size = len(data) or (last_number(head, _SIZE) if head else value_size(message.headers, data)) or 0
         if self._accepts(key):
-            update = make_update(
-                key=key,
-                headers=message.headers,
-                data=message.data,
-                version=VersionToken.unknown() if revision is None else VersionToken.from_u64(revision),
-                created=created,
-            )
-        size = value_size(message.headers, message.data) if self._headers_only else len(message.data)
+            version = VersionToken.unknown() if revision is None else revision
+            if size and (plain_put(head) if head else not message.headers):
+                update = new_update(Operation.PUT, key, data, version, created)
+            else:
+                update = make_update(key=key, headers=message.headers, data=data, version=version, created=created)
         after = self.received
         follows = revision is None or after is None or revision == after + 1
         return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, gap=not follows)
 
-    def _control(self, message: Message) -> list[Arrival]:
+    def _control(self, message: Message) -> Sequence[Arrival]:
         """A flow control request, to be answered when the reader has come this far; or a heartbeat."""
         if message.reply:
             self._flow.append((self._count_with_held(), message.reply))
-            return []
+            return _NOTHING
         stalled = message.headers.get(STALLED)
         if stalled:
             self._flow.append((self._count_with_held(), stalled))
@@ -127,23 +132,22 @@ class Intake:
         progress = header_number(message.headers, LAST_STREAM)
         # In the initial state the server counts along its list of keys, not along the stream.
         if progress is None or self._complete_after is None:
-            return []
+            return _NOTHING
         # Nothing was delivered on the way there: also the very next record may have been one of ours, and evicted.
         return self._arrived(None, 0, progress, gap=self.received is not None)
 
-    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None, *, gap: bool) -> list[Arrival]:
+    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None, *, gap: bool) -> Sequence[Arrival]:
         after = self.received
         if revision is not None:
             if after is not None and revision <= after:
-                return []
+                return _NOTHING
             self.received = revision
         arrival = Arrival(update, size, after, revision)
         # In the initial state gaps are the rule: only the last record of each key is delivered.
-        live = self._live or self._complete_after is not None
-        if self._held or (gap and live and self._evicts):
+        if self._held or (gap and self._evicts and (self._live or self._complete_after is not None)):
             self._held.append(arrival)
-            return []
-        return [arrival]
+            return _NOTHING
+        return (arrival,)
 
     # Held back until it is known that nothing was evicted.
 
@@ -174,12 +178,19 @@ class Intake:
         self._taken += 1
         self._move(update.revision)
 
-    def settle(self) -> list[str]:
+    def taken_together(self, updates: list[KvUpdate]) -> None:
+        """As `taken` for each of them: they come in revision order, so the last one that has a revision counts."""
+        self._taken += len(updates)
+        self._move(next((update.revision for update in reversed(updates) if update.revision is not None), None))
+
+    def settle(self) -> Sequence[str]:
         """Do what was waiting for the reader to come this far; the flow control requests to be answered now."""
+        if self._progress is None and not self._flow:
+            return ()
         if self._progress is not None and self._taken == self._queued:
             self._move(self._progress)
             self._progress = None
-        due = []
+        due: list[str] = []
         while self._flow and self._flow[0][0] <= self._taken:
             due.append(self._flow.popleft()[1])
         return due

@@ -12,6 +12,7 @@ from typing import Protocol
 from slipstream.stores.nats.decode import NO_HEADERS, Headers, parse_head
 
 NO_RESPONDERS = 503
+_NOTHING: tuple[Headers, str] = (NO_HEADERS, "")
 
 
 class Message:
@@ -70,7 +71,7 @@ class WireMessage(Message):
         self.data = data
         self.head = head
         self.status = status
-        self._read = None
+        self._read = None if head else _NOTHING
 
 
 OnMessages = Callable[[list[Message]], None]
@@ -114,7 +115,11 @@ class Pending(Protocol):
 
     @abstractmethod
     async def answer(self) -> Message:
-        """Wait for the answer. Raises as `Lane.request`. To be awaited once."""
+        """Wait for the answer. Raises as `Lane.request`. One at a time may wait."""
+
+    @abstractmethod
+    def peek(self) -> Message | None:
+        """The answer if it is there, None if it is not, or is no answer but an error."""
 
     @abstractmethod
     def close(self) -> None:

@@ -60,7 +60,8 @@ async def drain(feed: Feed) -> list[KvUpdate]:
     try:
         await feed.open()
         while True:
-            updates.append(await feed.next())
+            await feed.wait_ready()
+            updates += feed.take_many(feed.ready)
     except ChannelClosed:
         return updates
     finally:

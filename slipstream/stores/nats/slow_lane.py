@@ -279,6 +279,10 @@ class _Posted(Pending):
         await asyncio.wait({self._task})
         return self._task.result()
 
+    def peek(self) -> Message | None:
+        done = self._task.done() and not self._task.cancelled() and self._task.exception() is None
+        return self._task.result() if done else None
+
     def close(self) -> None:
         if not self._task.done():
             self._task.cancel()

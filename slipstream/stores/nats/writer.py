@@ -11,7 +11,7 @@ from slipstream.checks import refuse_ttl, to_age, to_revision, to_value
 from slipstream.errors import (
     AlreadyExistsError,
     BulkWriteError,
-    KvError,
+    OperationTimeoutError,
     RevisionMismatchError,
     UnsupportedError,
     ValueTooLargeError,
@@ -20,13 +20,13 @@ from slipstream.interfaces import KvWriter, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import KvUpdate, Operation, VersionToken
 from slipstream.stores.nats.bucket import Bucket, deadline
+from slipstream.stores.nats.bulk import BulkWrite
 from slipstream.stores.nats.decode import OPERATION, ROLLUP, operation_of
 from slipstream.stores.nats.pipeline import pipelined
-from slipstream.stores.nats.publish import publication
+from slipstream.stores.nats.publish import Publication, publication
 from slipstream.stores.nats.scan import last_updates
 
 T = TypeVar("T")
-_WINDOW = 256
 _PURGES = 64
 
 
@@ -114,39 +114,16 @@ class NatsWriter(KvWriter):
     async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         checked = [(key, self._checked(key, value, None)) for key, value in pairs]
-        errors: dict[str, KvError] = {}
-        versions: dict[str, VersionToken] = {}
-        before: dict[str, asyncio.Event] = {}
-        # A key that comes twice is written in order: the second waits for the first.
-        queue = []
-        for key, payload in checked:
-            done = asyncio.Event()
-            queue.append((key, payload, before.get(key), done))
-            before[key] = done
-
-        async def one(item: tuple[str, bytes, asyncio.Event | None, asyncio.Event]) -> VersionToken | None:
-            key, payload, earlier, done = item
-            try:
-                if earlier is not None:
-                    await earlier.wait()
-                version = VersionToken.from_u64(await self._write(key, payload, {}))
-            except KvError as error:
-                errors[key] = error
-                return None
-            finally:
-                done.set()
-            versions[key] = version
-            return version
-
-        results = await pipelined(queue, one, window=_WINDOW)
-        if errors:
+        writes = BulkWrite(self._bucket)
+        await writes.run(checked)
+        if writes.errors:
             raise BulkWriteError(
                 store=self._bucket.name,
-                versions=versions,
-                errors=errors,
-                outcome_unknown=any(error.outcome_unknown for error in errors.values()),
+                versions=writes.versions,
+                errors=writes.errors,
+                outcome_unknown=any(error.outcome_unknown for error in writes.errors.values()),
             )
-        return [version for version in results if version is not None]
+        return writes.in_order
 
     def transaction(self) -> Transaction:
         self._unsupported("transactions")
@@ -178,5 +155,11 @@ class NatsWriter(KvWriter):
         return to_revision(expected, store=self._bucket.name, key=key)
 
     async def _write(self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None) -> int:
-        async with publication(self._bucket, key) as attempt:
-            return await attempt.send(payload, headers, expected=expected)
+        attempt = Publication(self._bucket, key)
+        try:
+            async with asyncio.timeout(self._bucket.op_timeout):
+                return await attempt.send(payload, headers, expected=expected)
+        except TimeoutError as error:
+            if isinstance(error, OperationTimeoutError):
+                raise
+            raise attempt.too_late() from None
