@@ -1,8 +1,8 @@
 """slipstream: a replicated key-value store for asyncio programs, on NATS JetStream.
 
-    async with slipstream.connect("nats://127.0.0.1:4222") as conn:
-        store = await conn.store("config")
-        version = await store.put("node.eu-1", b"up")
+async with slipstream.connect("nats://127.0.0.1:4222") as conn:
+    store = await conn.store("config")
+    version = await store.put("node.eu-1", b"up")
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,9 +13,7 @@ def to_revision(version: VersionToken, *, store: str, key: str) -> int:
     """Raises: OperationFailedError for a version that holds no revision."""
     revision = version.as_u64()
     if revision is None:
-        raise OperationFailedError(
-            store=store, key=key, message=f"version {version} is no revision: read it first"
-        )
+        raise OperationFailedError(store=store, key=key, message=f"version {version} is no revision: read it first")
     return revision
 
 

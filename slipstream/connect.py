@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
@@ -84,10 +84,10 @@ def _nats(url: str, options: dict[str, Any]) -> Connection:
 def _embedded(url: str, options: dict[str, Any]) -> Connection:
     from slipstream.stores.embedded import EmbeddedConnection
 
-    parts = urlsplit(url)
-    if parts.netloc:
+    # By hand: urlsplit would cut a folder at its # or ?.
+    folder = unquote(url.removeprefix("embedded://")) or None
+    if folder is not None and not folder.startswith("/"):
         raise ValueError("an embedded server's folder is an absolute path: embedded:///path/to/dir")
-    folder = unquote(parts.path) or None
     return EmbeddedConnection(folder, dial=lambda address: _nats(address, options))
 
 

@@ -215,9 +215,7 @@ class KvWriter(Protocol):
         """Write only if the key is absent, whatever made it so. Raises: AlreadyExistsError."""
 
     @abstractmethod
-    async def update(
-        self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None
-    ) -> VersionToken:
+    async def update(self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None) -> VersionToken:
         """Write only if the last revision of the key is `expected`.
 
         Raises: RevisionMismatchError, also when the key is gone; OperationFailedError for a token that is no revision.

@@ -8,6 +8,8 @@ from slipstream.errors import InvalidKeyError
 
 MAX_KEY_BYTES = 1024
 """The server's control line is 4096 bytes and a direct get names the key beside the bucket (PROTOCOL.md, b)."""
+MAX_BUCKET_BYTES = 252
+"""A stream's name has at most 255 (10052 "stream name is too long", 2.15.1), and KV_ stands before the bucket's."""
 
 # fullmatch everywhere: `$` would let a trailing newline through, the classic hole of `^...$` checks.
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]+(?:\.[-/_=a-zA-Z0-9]+)*")
@@ -49,8 +51,8 @@ def check_bucket(name: str) -> str:
     """
     if not isinstance(name, str) or _BUCKET.fullmatch(name) is None:
         raise InvalidKeyError(message="a bucket name is made of letters, digits, - and _", store=_shown(name))
-    if len(name) > 255:
-        raise InvalidKeyError(message="a bucket name has at most 255 bytes", store=_shown(name))
+    if len(name) > MAX_BUCKET_BYTES:
+        raise InvalidKeyError(message=f"a bucket name has at most {MAX_BUCKET_BYTES} bytes", store=_shown(name))
     return name
 
 

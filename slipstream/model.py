@@ -450,8 +450,12 @@ _Count = Annotated[int, BeforeValidator(_no_bool)]
 class Placement(_Frozen):
     """Where a cluster puts the bucket: the name of the cluster, tags that its servers must carry, or both."""
 
-    cluster: str | None = None
-    tags: tuple[str, ...] = ()
+    cluster: Annotated[str, Field(min_length=1)] | None = None
+    tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+def _none_if_anywhere(placement: Placement | None) -> Placement | None:
+    return placement if placement is not None and (placement.cluster or placement.tags) else None
 
 
 class StoreConfig(_Frozen):
@@ -488,7 +492,7 @@ class StoreConfig(_Frozen):
     marker_ttl: Annotated[timedelta | None, BeforeValidator(_no_bool), AfterValidator(_at_least_a_second)] = timedelta(
         hours=1
     )
-    placement: Placement | None = None
+    placement: Annotated[Placement | None, AfterValidator(_none_if_anywhere)] = None
     mirror: Annotated[str, AfterValidator(check_bucket)] | None = None
     metadata: Mapping[str, str] = Field(default_factory=dict)
 

@@ -31,6 +31,8 @@ from slipstream.stores.nats.stream_config import NANOSECONDS, from_stream, reten
 from slipstream.stores.nats.subjects import bucket_name, stream_name
 
 _log = logging.getLogger(__name__)
+_CREATE_SECONDS = 5.0
+"""How long nats-py may take to make a bucket before the same request, which may be repeated, is made raw."""
 _FAREWELL_SECONDS = 0.5
 """How long `shutdown` lets the removal of consumers finish."""
 
@@ -121,7 +123,7 @@ class NatsConnection(Connection):
                 wanted,
                 features,
                 domain=self._config.domain,
-                create_timeout=timeout / 3,
+                create_timeout=min(timeout / 3, _CREATE_SECONDS),
             )
 
         info = await self._run(attempt, store=wanted.name)

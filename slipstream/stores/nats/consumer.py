@@ -11,13 +11,14 @@ import secrets
 from typing import Any
 
 from slipstream.errors import UnsupportedError
-from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket
+from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses
 from slipstream.stores.nats.error_map import CONSUMER_NOT_FOUND, ApiError
-from slipstream.stores.nats.lane import OnMessages, Subscription
+from slipstream.stores.nats.lane import Closed, Disconnected, NoResponders, OnMessages, Subscription
 from slipstream.stores.nats.stream_config import NANOSECONDS
 
 _log = logging.getLogger(__name__)
 _INACTIVE_SECONDS = 300
+"""After so long without interest the server removes a consumer by itself."""
 _CLEAN_UP_SECONDS = 0.5
 """How long closing waits for the server's word on the removal; it goes on in the background."""
 
@@ -92,12 +93,9 @@ class PushConsumer:
         return consumer
 
     def abandon(self) -> None:
-        """Drop the inbox and have the consumer removed, without waiting; the server reaps it if that is lost."""
+        """Drop the inbox and have the consumer removed, without waiting."""
         if not self._closed:
-            self._closed = True
-            self._subscription.close()
-            if self._bucket.lane.is_connected:
-                self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
+            self._begin_removal()
 
     def forget(self) -> None:
         """As `abandon` where the connection is about to be closed: nobody would hear the answer."""
@@ -110,22 +108,43 @@ class PushConsumer:
         """As `abandon`, and wait a moment for the server's word."""
         if self._closed:
             return
-        self._closed = True
-        self._subscription.close()
+        removal = self._begin_removal()
         if self._bucket.lane.is_connected:
-            removal = self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
             await asyncio.wait({removal}, timeout=_CLEAN_UP_SECONDS)
 
+    def _begin_removal(self) -> asyncio.Task[None]:
+        self._closed = True
+        self._subscription.close()
+        return self._bucket.background.spawn(self._remove(), name=f"remove {self.name}")
+
     async def _remove(self) -> None:
+        """Ask until the server has answered, over reconnects too: it may have made a consumer that nobody hears of."""
+        pauses = Pauses()
+        try:
+            async with asyncio.timeout(_INACTIVE_SECONDS):
+                while not await self._removed():
+                    await pauses.pause()
+        except TimeoutError:
+            self._warn("no answer")
+        except Closed:
+            _log.debug("consumer %s is left to the server: the connection was shut down", self.name)
+        except LANE_FAILURES as error:
+            self._warn(str(error) or type(error).__name__)
+
+    async def _removed(self) -> bool:
+        """Ask once. True: it is gone."""
+        await self._bucket.lane.wait_connected()
         try:
             async with asyncio.timeout(self._bucket.op_timeout):
                 await self._bucket.api.delete_consumer(self._bucket.stream, self.name)
-        except TimeoutError:
-            self._warn("no answer")
-        except LANE_FAILURES as error:
-            gone = isinstance(error, ApiError) and (error.err_code == CONSUMER_NOT_FOUND or error.is_stream_missing)
-            if not gone:
-                self._warn(str(error) or type(error).__name__)
+        except (Disconnected, NoResponders, TimeoutError):
+            return False
+        except ApiError as error:
+            if error.is_temporary:
+                return False
+            if error.err_code != CONSUMER_NOT_FOUND and not error.is_stream_missing:
+                raise
+        return True
 
     def _warn(self, why: str) -> None:
         _log.warning(

@@ -50,6 +50,7 @@ class Feed(Listener):
         self._runner: asyncio.Task[None] | None = None
         self._seen: Seen | None = None
         self._heard_at = 0.0
+        self._level_at = 0.0
         self._broken: str | None = None
         self._alarm = asyncio.Event()
         self._moved = asyncio.Event()
@@ -175,9 +176,9 @@ class Feed(Listener):
             self._consumer = None
 
     def _on_messages(self, generation: int, messages: list[Message]) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
         if generation != self._generation or self._updates.closed:
             return
+        self._heard_at = asyncio.get_running_loop().time()
         read = self._intake.message
         try:
             for message in messages:
@@ -185,6 +186,9 @@ class Feed(Listener):
                     break
         except OutOfStep as error:
             self._break(str(error))
+        else:
+            if self._intake.level:
+                self._level_at = self._heard_at
         self._after_arrivals()
 
     def _accept(self, arrivals: Sequence[Arrival]) -> bool:
@@ -227,6 +231,13 @@ class Feed(Listener):
 
     async def _run(self) -> None:
         try:
+            await self._keep_going()
+        finally:
+            # Also one that was made while this was being cancelled.
+            self._drop_consumer()
+
+    async def _keep_going(self) -> None:
+        try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._maintain(), name=f"slipstream-{self._options.purpose}-maintain")
                 tasks.create_task(self._prove(), name=f"slipstream-{self._options.purpose}-prove")
@@ -237,7 +248,6 @@ class Feed(Listener):
             error = WatchError(store=self._bucket.name, message=f"the watch failed: {_first(group)!r}")
             error.__cause__ = group
             self._finish(error)
-        self._drop_consumer()
 
     async def _maintain(self) -> None:
         """Look into gaps, and set up a new consumer when the old one is broken or has fallen silent."""
@@ -265,6 +275,8 @@ class Feed(Listener):
             return
         if generation != self._generation:
             return
+        if self._seen is not None and info.view.incarnation != self._seen.view.incarnation:
+            raise expired(self._bucket, self._options, "recreated", info.view, position, self._seen)
         if not gap_is_benign(
             position=position, first_revision=info.view.first_revision, retention=self._bucket.retention
         ):
@@ -303,22 +315,31 @@ class Feed(Listener):
         generation = self._generation
         self._broken = None
         self._intake.begin()
+        early: list[Message] = []
+        opened = False
+
+        def on_messages(messages: list[Message]) -> None:
+            # Until both ends and the incarnation have been compared, nothing of it counts.
+            if opened:
+                self._on_messages(generation, messages)
+            else:
+                early.extend(messages)
+
+        consumer, seen = await open_consumer(
+            self._bucket,
+            self._options,
+            on_messages,
+            revision=self._intake.received,
+            # What was heard since tells as much as a look.
+            seen=None if self._seen is None else self._seen._replace(at=max(self._seen.at, self._level_at)),
+        )
+        self._consumer, self._seen = consumer, seen
         self._heard_at = asyncio.get_running_loop().time()
-        # Counted before the first delivery can be seen, taken back if there was none to come.
+        self._intake.counted(consumer.pending)
         self.resumes += resuming
-        try:
-            self._consumer, self._seen = await open_consumer(
-                self._bucket,
-                self._options,
-                lambda messages: self._on_messages(generation, messages),
-                revision=self._intake.received,
-                seen=self._seen,
-            )
-        except BaseException:
-            self.resumes -= resuming
-            self._generation += 1
-            raise
-        self._intake.counted(self._consumer.pending)
+        opened = True
+        if early:
+            self._on_messages(generation, early)
         self._moved.set()
 
     def _drop_consumer(self) -> None:
@@ -360,7 +381,7 @@ class Feed(Listener):
     async def _nothing_expected(self, ahead: int) -> None:
         """Return when the consumer seems to have delivered all there is, or the revision that is known to lie ahead.
 
-        Or when it has been quiet for a moment: its count may include what was removed since.
+        Or when it has been quiet for a moment, and not for want of a reader: its count may include what was removed.
         """
         while not self._updates.closed:
             settled = self._broken is None and self._intake.held_after is None
@@ -371,7 +392,7 @@ class Feed(Listener):
                 async with asyncio.timeout(_QUIET_SECONDS):
                     await self._moved.wait()
             except TimeoutError:
-                if self._broken is None and self._intake.held_after is None:
+                if self._broken is None and self._intake.held_after is None and not self.ready:
                     return
 
     async def _tail_revisions(self, filters: list[str], start: int) -> dict[str, int | None]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from typing import Any
 
-import nats.errors
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
@@ -22,6 +22,7 @@ from slipstream.stores.nats.error_map import (
     to_kv_error,
 )
 from slipstream.stores.nats.features import ServerFeatures
+from slipstream.stores.nats.lane import Lane, Listener
 from slipstream.stores.nats.stream_config import to_stream, with_byte_limit
 from slipstream.stores.nats.subjects import api_prefix, stream_name
 
@@ -55,7 +56,7 @@ async def open_bucket(
     if found is not None:
         return found
     body = to_stream(config, features)
-    error = await _create_through_client(client, body, domain=domain, timeout=create_timeout)
+    error = await _create_through_client(api.lane, client, body, domain=domain, timeout=create_timeout)
     if error is not None:
         # Said before the raw attempt, which may succeed and hide it.
         _log.warning("bucket %s could not be created through nats-py, trying the raw API: %s", config.name, error)
@@ -68,6 +69,8 @@ async def open_bucket(
                 limited["max_bytes"],
             )
             reply = await _create_raw(api, limited)
+        if reply.error is not None and reply.error.is_temporary:
+            raise reply.error  # the caller tries again
         if reply.outcome in (CreateOutcome.FAILED, CreateOutcome.LIMIT_REACHED):
             raise _refusal(config.name, reply)
     found = await find_bucket(api, config.name)
@@ -77,16 +80,40 @@ async def open_bucket(
 
 
 async def _create_through_client(
-    client: Client, body: dict[str, Any], *, domain: str | None, timeout: float
-) -> Exception | None:
+    lane: Lane, client: Client, body: dict[str, Any], *, domain: str | None, timeout: float
+) -> BaseException | None:
     """What went wrong, None if nothing did."""
     try:
-        async with asyncio.timeout(timeout):
-            context = client.jetstream(prefix=api_prefix(domain), timeout=timeout)
-            await context.add_stream(StreamConfig.from_response(dict(body)))
-    except (nats.errors.Error, TimeoutError, OSError, ValueError, TypeError, KeyError) as error:
+        context = client.jetstream(prefix=api_prefix(domain), timeout=timeout)
+        # A copy: nats-py writes into what it reads.
+        call = asyncio.create_task(context.add_stream(StreamConfig.from_response(copy.deepcopy(body))))
+    except Exception as error:  # noqa: BLE001 - whatever nats-py fails at, the raw request is tried
         return error
-    return None
+    watcher = _ConnectionWatcher(call)
+    lane.add_listener(watcher)
+    try:
+        await asyncio.wait({call}, timeout=timeout)
+    finally:
+        lane.remove_listener(watcher)
+        call.cancel()
+        await asyncio.wait({call})
+    return TimeoutError("no answer") if call.cancelled() else call.exception()
+
+
+class _ConnectionWatcher(Listener):
+    """Ends a call of nats-py when the connection goes: nats-py would wait for an answer that cannot come."""
+
+    def __init__(self, call: asyncio.Task[Any]) -> None:
+        self._call = call
+
+    def on_disconnected(self) -> None:
+        self._call.cancel()
+
+    def on_reconnected(self) -> None:
+        pass
+
+    def on_closed(self) -> None:
+        self._call.cancel()
 
 
 async def _create_raw(api: JetStreamApi, body: dict[str, Any]) -> CreateReply:

@@ -104,7 +104,9 @@ class Publication:
                 continue
             except LANE_FAILURES as error:
                 self.outcome_unknown = doubt
-                raise settle(error, store=bucket.name, key=self._key) from None
+                settled = settle(error, store=bucket.name, key=self._key)
+                settled.outcome_unknown = settled.outcome_unknown or doubt
+                raise settled from None
             try:
                 revision = self._revision(answer)
             except ApiError as error:

@@ -88,7 +88,8 @@ class NatsReader(KvReader):
             ends=True,
         )
         async with deadline(self._bucket.op_timeout, store=self._bucket.name, key=key):
-            return await drain(Feed(self._bucket, options))
+            updates, _ = await drain(self._bucket, options)
+        return updates
 
     async def revision(self, key: str, version: VersionToken) -> KvUpdate | None:
         check_key(key, store=self._bucket.name)

@@ -37,35 +37,35 @@ async def last_updates(bucket: Bucket, prefix: str, *, headers_only: bool = Fals
     With headers only, values are empty.
     """
     check_prefix(prefix, store=bucket.name)
+    options = scan_options(bucket, prefix, headers_only=headers_only)
+    options.max_tail_reads = TAIL_READS
     async with deadline(bucket.op_timeout, store=bucket.name):
-        while True:
-            options = scan_options(bucket, prefix, headers_only=headers_only)
-            options.max_tail_reads = TAIL_READS
-            feed = Feed(bucket, options)
-            try:
-                updates = await drain(feed)
-            except CursorExpiredError as error:
-                if error.reason == "compacted":
-                    continue  # the connection went and retention went on: begin again
-                raise
-            folded = {update.key: update for update in updates}
-            if not feed.complete:
-                await add_missing(bucket, prefix, folded)
-            return folded
+        updates, complete = await drain(bucket, options)
+        folded = {update.key: update for update in updates}
+        if not complete:
+            await add_missing(bucket, prefix, folded)
+    return folded
 
 
-async def drain(feed: Feed) -> list[KvUpdate]:
-    """Everything that a feed delivers until it ends."""
-    updates: list[KvUpdate] = []
-    try:
-        await feed.open()
-        while True:
-            await feed.wait_ready()
-            updates += feed.take_many(feed.ready)
-    except ChannelClosed:
-        return updates
-    finally:
-        await feed.aclose()
+async def drain(bucket: Bucket, options: FeedOptions) -> tuple[list[KvUpdate], bool]:
+    """Everything that a feed delivers until it ends, and whether that is proven to be all; the caller bounds it.
+
+    Begins again where the connection went and meanwhile retention went on or the bucket was made again.
+    """
+    while True:
+        feed = Feed(bucket, options)
+        updates: list[KvUpdate] = []
+        try:
+            await feed.open()
+            while True:
+                await feed.wait_ready()
+                updates += feed.take_many(feed.ready)
+        except CursorExpiredError:
+            continue
+        except ChannelClosed:
+            return updates, feed.complete
+        finally:
+            await feed.aclose()
 
 
 async def add_missing(bucket: Bucket, prefix: str, found: dict[str, KvUpdate]) -> None:

@@ -88,7 +88,7 @@ ILLEGAL_PREFIXES: list[Any] = [
     b"a",
 ]
 
-ILLEGAL_BUCKETS = ["", "a.b", "a b", "a/b", "a=b", "a\n", "*", ">", "\u00e9", "x" * 256]
+ILLEGAL_BUCKETS = ["", "a.b", "a b", "a/b", "a=b", "a\n", "*", ">", "\u00e9", "x" * 253]
 
 KeyOperation = Callable[[KvStore, Any], Awaitable[object]]
 
