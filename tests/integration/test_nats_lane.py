@@ -263,7 +263,7 @@ async def test_what_is_pending_fails_at_once(nats_server: NatsServer, fault_prox
         many = asyncio.create_task(lane.request_many("$JS.API.DIRECT.GET.KV_b", b'{"multi_last":["$KV.b.>"]}'))
         posted = lane.post("$JS.API.INFO")
         await asyncio.sleep(0)
-        assert len(lane._requests) == 3
+        assert len(lane._pending) == 3
         proxy.drop()
         async with asyncio.timeout(5):
             await asyncio.wait({one, many})
@@ -272,7 +272,7 @@ async def test_what_is_pending_fails_at_once(nats_server: NatsServer, fault_prox
             assert error.sent
         with pytest.raises(Disconnected):
             await posted.answer()
-        assert lane._requests == {}
+        assert lane._pending == {}
         await proxy.heal()
 
 
@@ -391,7 +391,7 @@ async def test_too_large_is_refused_before_anything_is_sent(nats_url: str) -> No
             await lane.request("s", b"x" * (lane.max_payload + 1))
         with pytest.raises(TooLarge):
             await lane.request("s", b"x" * (lane.max_payload - 10), {"A": "counts as well"})
-        assert lane._requests == {}
+        assert lane._pending == {}
         with pytest.raises(NoResponders):
             await lane.request("nobody.listens", b"x" * lane.max_payload)
         assert conn.is_healthy()
@@ -423,11 +423,11 @@ async def test_cancelled_requests_leave_nothing(nats_url: str) -> None:
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait({task})
-            assert lane._requests == {}
+            assert lane._pending == {}
         posted = lane.post("$JS.API.INFO")
         posted.close()
         posted.close()
-        assert lane._requests == {}
+        assert lane._pending == {}
 
 
 async def test_a_reader_that_fails_stops_nobody_else(nats_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -465,7 +465,7 @@ async def test_a_half_dead_connection_times_out(nats_server: NatsServer, fault_p
         async with bounded():
             with pytest.raises(OperationTimeoutError):
                 await store.get("k")
-        assert data_lane_of(conn)._requests == {}
+        assert data_lane_of(conn)._pending == {}
         await proxy.heal()
 
 

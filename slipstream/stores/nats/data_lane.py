@@ -42,7 +42,7 @@ class DataLane(Lane):
         self._inbox = client.new_inbox()
         self._tokens = itertools.count()
         self._sids = itertools.count(1)
-        self._requests: dict[str, _Request] = {}
+        self._pending: dict[str, _Request] = {}
         self._interests: dict[bytes, str] = {}
         self._listeners: set[Listener] = set()
         self._connected = asyncio.Event()
@@ -166,21 +166,21 @@ class DataLane(Lane):
             raise TooLarge
         reply = f"{self._inbox}.{next(self._tokens)}"
         request.reply = reply
-        self._requests[reply] = request
+        self._pending[reply] = request
         self._client.send(publish_command(request.subject, reply, payload, headers))
         return request
 
     def _answered(self, messages: list[Message]) -> None:
         for message in messages:
-            request = self._requests.get(message.subject)
+            request = self._pending.get(message.subject)
             if request is not None:
                 request.take(message)
 
     def forget(self, request: _Request) -> None:
-        self._requests.pop(request.reply, None)
+        self._pending.pop(request.reply, None)
 
     def _fail(self, error: Exception) -> None:
-        requests, self._requests = self._requests, {}
+        requests, self._pending = self._pending, {}
         for request in requests.values():
             request.fail(error)
 
@@ -214,7 +214,7 @@ class DataLane(Lane):
                 self._deaf = True
                 self._fail(Denied(action, refused))
             return
-        for request in tuple(self._requests.values()):
+        for request in tuple(self._pending.values()):
             if request.subject == refused:
                 request.fail(Denied(action, refused))
 
