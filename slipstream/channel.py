@@ -59,6 +59,16 @@ class Channel(Generic[T]):
             self._wake()
         return True
 
+    def offer_many(self, items: list[tuple[T, int]], size: int) -> bool:
+        """As `offer`, for several with their sizes, and the sum of those; all of them or none."""
+        if self._closed or (self._items and self._bytes + size > self._max_bytes):
+            return False
+        self._items.extend(items)
+        self._bytes += size
+        if self._waiter is not None:
+            self._wake()
+        return True
+
     def close(self, error: BaseException | None = None) -> None:
         """Accept no more. The consumer gets what is queued, then `error` (None: ChannelClosed). The first call wins."""
         if not self._closed:

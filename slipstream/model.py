@@ -215,7 +215,7 @@ class Operation(Enum):
 
 
 Moment = datetime | str | int | None
-"""When something was stored, as it is known: a time, the server's text, nanoseconds since 1970, or not at all."""
+"""When something was stored, as far as it was read: a time, nanoseconds since 1970, or the server's text of either."""
 
 
 def parse_time(text: str) -> datetime | None:
@@ -249,7 +249,9 @@ def _created_of(value: _EntryParts | _UpdateParts) -> datetime | None:
     created = value._created
     if isinstance(created, int):
         return time_from_ns(created)
-    return parse_time(created) if isinstance(created, str) else created
+    if isinstance(created, str):
+        return time_from_ns(int(created)) if created.isdigit() else parse_time(created)
+    return created
 
 
 # Fields that are made when they are asked for. Dataclasses take the properties for defaults: there are none.

@@ -26,6 +26,7 @@ from slipstream.stores.nats.pipeline import pipelined
 _log = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024 * 1024
 """The server keeps at most 32 MiB unanswered under flow control (JsFlowControlMaxPending), plus one message."""
+_TOO_SLOW = "the reader is too slow for what is under way"
 _MISSED_HEARTBEATS = 3
 _PARALLEL_TAIL_READS = 64
 _QUIET_SECONDS = 0.05
@@ -179,11 +180,17 @@ class Feed(Listener):
         if generation != self._generation or self._updates.closed:
             return
         self._heard_at = asyncio.get_running_loop().time()
-        read = self._intake.message
+        index = 0
         try:
-            for message in messages:
-                if not self._accept(read(message)):
+            while index < len(messages):
+                run = self._intake.deliveries(messages, index)
+                if run.updates and not self._updates.offer_many(run.updates, run.size):
+                    self._intake.refused_run(run)
+                    self._break(_TOO_SLOW)
                     break
+                if run.stop < len(messages) and not self._accept(self._intake.message(messages[run.stop])):
+                    break
+                index = run.stop + 1
         except OutOfStep as error:
             self._break(str(error))
         else:
@@ -196,7 +203,7 @@ class Feed(Listener):
         for arrival in arrivals:
             if arrival.update is not None and not self._updates.offer(arrival.update, arrival.size):
                 self._intake.refused(arrival)
-                self._break("the reader is too slow for what is under way")
+                self._break(_TOO_SLOW)
                 return False
             self._intake.queued(arrival)
         return True

@@ -44,6 +44,22 @@ class Arrival(NamedTuple):
     revision: int | None
 
 
+class Run(NamedTuple):
+    """Deliveries that follow each other.
+
+    Attributes:
+        updates: each with its size.
+        size: the sum.
+        stop: the index of the first message that is none of them.
+        after: the position before them, to come back to if they cannot be taken in.
+    """
+
+    updates: list[tuple[KvUpdate, int]]
+    size: int
+    stop: int
+    after: int | None
+
+
 _NOTHING: Sequence[Arrival] = ()
 
 
@@ -64,6 +80,7 @@ class Intake:
         self._evicts = evicts
         self._headers_only = headers_only
         self._consumer_sequence = 0
+        self._ack_prefix = ""
         self._queued = 0
         self._taken = 0
         self._live = not cursor.is_none
@@ -83,6 +100,7 @@ class Intake:
             self.received = self._held[0].after
             self._held.clear()
         self._consumer_sequence = 0
+        self._ack_prefix = ""
         self._flow.clear()
 
     def counted(self, pending: int) -> None:
@@ -101,6 +119,9 @@ class Intake:
             revision, sequence, created, self.pending = metadata
             if sequence != self._consumer_sequence:
                 raise OutOfStep(f"delivery {self._consumer_sequence} is missing")
+            # What the reply subjects of this consumer begin with; those of the long form are read one by one.
+            front, *_ = message.reply.rsplit(".", 4)
+            self._ack_prefix = f"{front}." if front.count(".") == 4 else ""
         update = None
         key = self._key_of(message.subject)
         data, head = message.data, message.head
@@ -115,6 +136,57 @@ class Intake:
         after = self.received
         follows = revision is None or after is None or revision == after + 1
         return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, gap=not follows)
+
+    def deliveries(self, messages: list[Message], start: int) -> Run:
+        """The ordinary deliveries from `start` on, up to the first message that `message` has to look into.
+
+        Ordinary is a value that comes next in the consumer's count, where no gap has to be minded. Nearly all are, and
+        what is done for each of them in here is what a hydration costs. They count as received: see `refused`.
+        """
+        prefix, after = self._ack_prefix, self.received
+        run = Run([], 0, start, after)
+        if not prefix or self._held:
+            return run
+        numbers_at, accepts, key_of = len(prefix), self._accepts, self._key_of
+        minds_gaps = self._evicts and (self._live or self._complete_after is not None)
+        last = -1 if after is None else after
+        sequence, total = self._consumer_sequence, 0
+        pending: str | None = None
+        updates = run.updates
+        index = start
+        for index in range(start, len(messages)):
+            message = messages[index]
+            reply, data, head = message.reply, message.data, message.head
+            if not reply.startswith(prefix) or (message.headers if not head else not plain_put(head)):
+                break
+            size = len(data)
+            if not size:
+                size = (last_number(head, _SIZE) or 0) if self._headers_only else 0
+                if not size:
+                    break
+            try:
+                revision_text, sequence_text, created, left = reply[numbers_at:].split(".")
+                revision = int(revision_text)
+                follows = int(sequence_text) == sequence + 1 and revision > last
+            except ValueError:
+                break
+            if not (follows and created.isdigit() and left.isdigit()) or (minds_gaps and revision != last + 1):
+                break
+            key = key_of(message.subject)
+            sequence += 1
+            last, pending = revision, left
+            if accepts(key):
+                size += len(key) + _OVERHEAD_BYTES
+                total += size
+                updates.append((new_update(Operation.PUT, key, data, revision, created), size))
+            else:
+                self._progress = revision
+        else:
+            index += 1
+        if pending is not None:
+            self.received, self._consumer_sequence, self.pending = last, sequence, int(pending)
+            self._queued += len(updates)
+        return Run(updates, total, index, after)
 
     def _control(self, message: Message) -> Sequence[Arrival]:
         """A flow control request, to be answered when the reader has come this far; or a heartbeat."""
@@ -164,6 +236,11 @@ class Intake:
     def refused(self, arrival: Arrival) -> None:
         """It could not be queued: it has to be asked for again."""
         self.received = arrival.after
+
+    def refused_run(self, run: Run) -> None:
+        """As `refused`, for all of a run."""
+        self.received = run.after
+        self._queued -= len(run.updates)
 
     # The reader.
 

@@ -20,7 +20,6 @@ MAX_MESSAGE: Final = 64 * 1024 * 1024 + MAX_LINE
 
 _END: Final = b"\r\n"
 _OPERATIONS: Final = (b"PING", b"PONG", b"INFO", b"+OK", b"-ERR")
-_FIELDS: Final = {b"MSG": (4, 5), b"HMSG": (5, 6)}
 
 
 class WireError(Exception):
@@ -54,6 +53,7 @@ class WireReader:
         # What follows each other for one subscription is handed over at once.
         together: list[Message] = []
         current: OnMessages | None = None
+        routes = self._routes
         position, end = 0, len(received)
         while position < end:
             line_end = received.find(_END, position)
@@ -63,17 +63,24 @@ class WireReader:
                 self._hold(received, position, end - position + 1)
                 break
             fields = received[position:line_end].split()
-            operation = fields[0] if fields else b""
-            if operation == b"MSG" or operation == b"HMSG":
-                start = line_end + 2
+            count = len(fields)
+            operation = fields[0] if count else b""
+            if operation == b"HMSG" or operation == b"MSG":
                 try:
-                    count = len(fields)
-                    if count not in _FIELDS[operation]:
-                        raise WireError(f"{operation.decode()} with {count} fields")
-                    stop = start + int(fields[-1])
-                    # No reply subject: one field less.
-                    reply = fields[3].decode() if count == _FIELDS[operation][1] else ""
-                    body = start + int(fields[-2]) if operation == b"HMSG" else start
+                    start = body = line_end + 2
+                    reply = b""
+                    if operation == b"MSG":
+                        if count == 5:
+                            _, subject, sid, reply, size = fields
+                        else:
+                            _, subject, sid, size = fields
+                    else:
+                        if count == 6:
+                            _, subject, sid, reply, head_size, size = fields
+                        else:
+                            _, subject, sid, head_size, size = fields
+                        body += int(head_size)
+                    stop = start + int(size)
                     if not start <= body <= stop or stop - start > MAX_MESSAGE:
                         raise WireError(f"a message of {stop - start} bytes, {body - start} of them headers")
                     if stop + 2 > end:
@@ -81,25 +88,26 @@ class WireReader:
                         break
                     if not received.startswith(_END, stop):
                         raise WireError("a message longer than it said")
-                    if not fields[2].startswith(SID_MARK):
-                        others.append(received[position : stop + 2])
-                        position = stop + 2
-                        continue
-                    head = received[start:body]
-                    # "NATS/1.0 503": what begins a status line, where "NATS/1.0\r\n" begins headers.
-                    status = status_of(head) if head[8:9] == b" " else None
-                    message = WireMessage(fields[1].decode(), reply, received[body:stop], head, status)
+                    route = routes.get(sid)
+                    if route is None:
+                        # A late one of a subscription that is closed is nobody's any more.
+                        if not sid.startswith(SID_MARK):
+                            others.append(received[position : stop + 2])
+                    else:
+                        if route is not current:
+                            if current is not None:
+                                current(together)
+                                together = []
+                            current = route
+                        head = received[start:body]
+                        # "NATS/1.0 503": what begins a status line, where "NATS/1.0\r\n" begins headers.
+                        status = status_of(head) if head[8:9] == b" " else None
+                        together.append(
+                            WireMessage(subject.decode(), reply.decode(), received[body:stop], head, status)
+                        )
                 except ValueError:
-                    raise WireError(f"a {operation.decode()} that cannot be read") from None
+                    raise WireError(f"a {operation.decode()} that cannot be read: {count} fields") from None
                 position = stop + 2
-                route = self._routes.get(fields[2])
-                if route is not current:
-                    if current is not None:
-                        current(together)
-                        together = []
-                    current = route
-                if route is not None:
-                    together.append(message)
             elif operation.upper() in _OPERATIONS:
                 others.append(received[position : line_end + 2])
                 position = line_end + 2
