@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,6 @@ from slipstream.stores.nats.decode import (
     Headers,
     header_number,
     is_marker,
-    last_header,
     parse_stored_headers,
     parse_time,
     plain_put,
@@ -29,7 +29,10 @@ from slipstream.stores.nats.lane import Lane, Message
 from slipstream.stores.nats.subjects import api_prefix
 
 _ANSWER_BYTES = 16 * 1024 * 1024
-_SEQUENCE, _SUBJECT, _TIME_STAMP = SEQUENCE.encode(), SUBJECT.encode(), TIME_STAMP.encode()
+_ANSWER = re.compile(
+    rb"\r\nNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]+)\r\n"
+    rb"Nats-Sequence: ([0-9]{1,19})\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
+)
 
 
 class StoredMessage:
@@ -213,12 +216,11 @@ class JetStreamApi:
 def _direct(message: Message) -> StoredMessage:
     """The stored message that a direct get was answered with."""
     head = message.head
-    if message.status is None and head:
-        # As it came: to read all the headers of an answer costs more than the answer.
-        subject, sequence = last_header(head, _SUBJECT), last_header(head, _SEQUENCE)
-        if subject and sequence and sequence.isdigit():
-            stored = last_header(head, _TIME_STAMP)
-            return StoredMessage(subject.decode(), int(sequence), message, message.data, (stored or b"").decode())
+    # As it came, to read all the headers of an answer costs more than the answer. The server's stand behind the stored.
+    found = _ANSWER.match(head, head.rfind(b"\r\nNats-Stream: ")) if head else None
+    if found is not None and message.status is None:
+        subject, sequence, stored = found.groups()
+        return StoredMessage(subject.decode(), int(sequence), message, message.data, stored.decode())
     number = header_number(message.headers, SEQUENCE)
     if message.status is not None or number is None or SUBJECT not in message.headers:
         raise ApiError(message.status, None, message.description or "an answer that cannot be read")

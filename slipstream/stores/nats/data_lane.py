@@ -23,11 +23,10 @@ from slipstream.stores.nats.lane import (
     Subscription,
     TooLarge,
 )
-from slipstream.stores.nats.wire import SID_MARK, publish_command, subscribe_command, unsubscribe_command
+from slipstream.stores.nats.wire import SID_MARK, publish_command, subscribe_command, too_large, unsubscribe_command
 
 _log = logging.getLogger(__name__)
-_HEADER_LINE_BYTES = 12 + 4
-"""`NATS/1.0`, the empty line, and for each header a colon, a space and the line's end."""
+_LINE_BYTES = 4096
 
 
 class DataLane(Lane):
@@ -154,20 +153,20 @@ class DataLane(Lane):
             raise Closed
 
     def _post(self, request: _Request, payload: bytes, headers: Headers) -> _Request:
-        self._check_open()
-        if not self.is_connected:
+        if self._closed:
+            raise Closed
+        # The socket's end clears it, before nats-py knows.
+        if not self._connected.is_set():
             raise Disconnected(sent=False)
         if self._deaf:
             raise Denied("subscription", f"{self._inbox}.*")
-        size = len(payload)
-        if headers:
-            size += sum(len(name) + len(value) + _HEADER_LINE_BYTES for name, value in headers.items())
-        if size > self._client.max_payload:
+        reply = request.reply = f"{self._inbox}.{next(self._tokens)}"
+        command = publish_command(request.subject, reply, payload, headers)
+        # Counted with its first line, which is shorter than that: looked at closely only where it could matter.
+        if len(command) > self._client.max_payload - _LINE_BYTES and too_large(command, self._client.max_payload):
             raise TooLarge
-        reply = f"{self._inbox}.{next(self._tokens)}"
-        request.reply = reply
         self._pending[reply] = request
-        self._client.send(publish_command(request.subject, reply, payload, headers))
+        self._client.send(command)
         return request
 
     def _answered(self, messages: list[Message]) -> None:

@@ -139,6 +139,11 @@ def publish_command(subject: str, reply: str, payload: bytes, headers: Headers) 
     )
 
 
+def too_large(command: bytes, max_payload: int) -> bool:
+    """Headers and payload of a publish command are more than the server takes: it would close the connection."""
+    return int(command[: command.find(_END)].rpartition(b" ")[2]) > max_payload
+
+
 def subscribe_command(subject: str, sid: bytes) -> bytes:
     return b"SUB %b %b\r\n" % (subject.encode(), sid)
 

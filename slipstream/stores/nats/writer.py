@@ -148,7 +148,8 @@ class NatsWriter(KvWriter):
             raise ValueTooLargeError(
                 store=bucket.name, key=key, message=f"the value has {len(payload)} bytes, {limit} is the limit here"
             )
-        refuse_ttl(ttl, store=bucket.name, key=key)
+        if ttl is not None:
+            refuse_ttl(ttl, store=bucket.name, key=key)
         return payload
 
     def _expected(self, key: str, expected: VersionToken) -> int:
