@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -79,15 +80,16 @@ class Slipstream:
     async def latencies(self, count: int) -> list[float]:
         """Seconds from before a put until its update is there, one at a time."""
         taken = []
-        async with self._store.watch("latency.") as watch:
+        key = _fresh_key()
+        async with self._store.watch(key) as watch:
             await watch.wait_hydrated()
             for number in range(count):
                 before = time.perf_counter()
-                writing = asyncio.create_task(self._store.put("latency.k", b"%d" % number))
+                writing = asyncio.create_task(self._store.put(key, b"%d" % number))
                 await anext(watch)  # type: ignore[arg-type]
                 taken.append(time.perf_counter() - before)
                 await writing
-        await self._store.purge("latency.k")
+        await self._store.purge(key)
         return taken
 
 
@@ -133,16 +135,17 @@ class NatsPy:
 
     async def latencies(self, count: int) -> list[float]:
         taken = []
-        watcher: Any = await self._kv.watch("latency.*")
+        key = _fresh_key()
+        watcher: Any = await self._kv.watch(key)
         await watcher.updates()  # the mark of the end of the initial state
         for number in range(count):
             before = time.perf_counter()
-            writing = asyncio.create_task(self._kv.put("latency.k", b"%d" % number))
+            writing = asyncio.create_task(self._kv.put(key, b"%d" % number))
             await watcher.updates(timeout=30)
             taken.append(time.perf_counter() - before)
             await writing
         await watcher.stop()
-        await self._kv.purge("latency.k")
+        await self._kv.purge(key)
         return taken
 
 
@@ -157,6 +160,11 @@ async def in_flight(keys: list[str], work: Callable[[str], Awaitable[object]]) -
     async with asyncio.TaskGroup() as tasks:
         for _ in range(min(IN_FLIGHT, len(keys))):
             tasks.create_task(worker())
+
+
+def _fresh_key() -> str:
+    """One without a marker from the last round: a watch would have that to hand out first."""
+    return f"latency.{secrets.token_hex(4)}"
 
 
 def _complete(seen: int, keys: list[str]) -> None:

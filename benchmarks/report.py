@@ -70,7 +70,7 @@ def table(result: Result) -> list[str]:
     lines = [
         f"### {result.count:,} keys, {result.loop}",
         "",
-        "| work | slipstream /s | nats-py /s | raw /s | against nats-py | against raw | targets | CPU µs | of nats-py | ratio |",
+        "| work | slipstream /s | nats-py /s | raw /s | against nats-py | raw | targets | CPU µs | nats-py | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for row, (mine, theirs, lowest) in ROWS.items():

@@ -76,7 +76,8 @@ async def measure(loop: str, url: str, count: int, args: argparse.Namespace, rou
                 result.wall[who, what].append((time.perf_counter() - wall) / operations)
                 result.cpu[who, what].append((time.process_time() - cpu) / operations)
             for who, contender in (("slipstream", slip), ("nats-py", npy)):
-                result.latencies[who] += await contender.latencies(args.samples)
+                async with asyncio.timeout(LIMIT):
+                    result.latencies[who] += await contender.latencies(args.samples)
     finally:
         print("\r" + " " * 70, end="\r", file=sys.stderr, flush=True)
         raw.close()
