@@ -55,7 +55,18 @@ class Channel(Generic[T]):
             return False
         self._items.append((item, size))
         self._bytes += size
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
+        return True
+
+    def offer_many(self, items: list[tuple[T, int]], size: int) -> bool:
+        """As `offer`, for several with their sizes, and the sum of those; all of them or none."""
+        if self._closed or (self._items and self._bytes + size > self._max_bytes):
+            return False
+        self._items.extend(items)
+        self._bytes += size
+        if self._waiter is not None:
+            self._wake()
         return True
 
     def close(self, error: BaseException | None = None) -> None:
@@ -74,6 +85,15 @@ class Channel(Generic[T]):
         if self._closed:
             raise self._error if self._error is not None else ChannelClosed
         return None
+
+    def take_nowait(self, limit: int) -> list[T]:
+        """Up to `limit` items at once, none if there is none now. Raises as `get` once closed and empty."""
+        if not self._items and self._closed:
+            raise self._error if self._error is not None else ChannelClosed
+        pop = self._items.popleft
+        taken = [pop() for _ in range(min(limit, len(self._items)))]
+        self._bytes -= sum([size for _, size in taken])
+        return [item for item, _ in taken]
 
     def peek(self, index: int = 0) -> T:
         """An item without taking it, 0 being the next. Raises: IndexError."""

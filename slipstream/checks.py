@@ -22,7 +22,9 @@ def to_revision(version: VersionToken, *, store: str, key: str) -> int:
 
 
 def to_value(value: object) -> bytes:
-    """A copy of anything that holds bytes. Raises: TypeError for the rest, above all `str` and `int`."""
+    """A copy of anything that holds bytes, `bytes` as they are. Raises: TypeError for the rest, as `str` and `int`."""
+    if type(value) is bytes:
+        return value
     try:
         return bytes(memoryview(value))  # type: ignore[arg-type]
     except TypeError:

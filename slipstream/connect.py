@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from pydantic import SecretStr
@@ -31,6 +31,7 @@ def connect(
     heartbeat: float = 2.0,
     inbox_prefix: str = "_INBOX",
     retry_writes: bool = True,
+    lane: Literal["data", "slow"] = "data",
     domain: str | None = None,
 ) -> Connection:
     """A connection, opened by `async with` or by `await connection.connect()`. Nothing is sent before that.
@@ -60,6 +61,7 @@ def connect(
         "heartbeat": heartbeat,
         "inbox_prefix": inbox_prefix,
         "retry_writes": retry_writes,
+        "lane": lane,
         "domain": domain,
     }
     scheme = target.partition("://")[0] if "://" in target else "nats"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -39,7 +39,9 @@ class VersionToken:
         """The token of a revision, 0 to 2**64 - 1. Raises: ValueError outside of that."""
         if not 0 <= revision < _U64:
             raise ValueError(f"a revision lies between 0 and 2**64 - 1, not {revision}")
-        return cls(raw=revision.to_bytes(8, "big"))
+        token = object.__new__(cls)
+        object.__setattr__(token, "raw", revision.to_bytes(8, "big"))  # the length is right: nothing to check
+        return token
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> VersionToken:
@@ -212,8 +214,73 @@ class Operation(Enum):
     PURGE = "PURGE"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvEntry:
+Moment = datetime | str | int | None
+"""When something was stored, as far as it was read: a time, nanoseconds since 1970, or the server's text of either."""
+
+
+def parse_time(text: str) -> datetime | None:
+    """A time of the server (RFC 3339, up to nanoseconds) cut to microseconds, None where it cannot be read."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):  # the latter where its zone moves it out of the calendar
+        return None
+
+
+def time_from_ns(nanoseconds: int) -> datetime | None:
+    """A time of the server given in nanoseconds since 1970, None where the calendar has no such time."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return None
+
+
+def _version_of(value: _EntryParts | _UpdateParts) -> VersionToken:
+    version = value._version
+    return VersionToken.from_u64(version) if isinstance(version, int) else version
+
+
+def _revision_of(value: _EntryParts | _UpdateParts) -> int | None:
+    version = value._version
+    return version if isinstance(version, int) else version.as_u64()
+
+
+def to_datetime(moment: Moment) -> datetime | None:
+    """The time (UTC), None where it is none."""
+    if isinstance(moment, int):
+        return time_from_ns(moment)
+    if isinstance(moment, str):
+        return time_from_ns(int(moment)) if moment.isdigit() else parse_time(moment)
+    return moment
+
+
+def _created_of(value: _EntryParts | _UpdateParts) -> datetime | None:
+    return to_datetime(value._created)
+
+
+# Fields that are made when they are asked for. Dataclasses take the properties for defaults: there are none.
+_VERSION: Any = property(_version_of)
+_CREATED: Any = property(_created_of)
+_EXPIRED: Any = property(lambda update: update._marks[0])
+_TRANSACTION: Any = property(lambda update: update._marks[1])
+_COMMIT: Any = property(lambda update: update._marks[2])
+_EXPIRES: Any = property(lambda update: update._marks[3])
+
+
+class _EntryParts:
+    """What an entry keeps. Filled as an ordinary object and only then made a `KvEntry`: see `new_entry`."""
+
+    __slots__ = ("_created", "_version", "key", "value")
+
+    def __init__(self, key: str, value: bytes, version: VersionToken | int, created: Moment) -> None:
+        self.key = key
+        self.value = value
+        self._version = version
+        self._created = created
+
+
+@dataclass(frozen=True, init=False)
+class KvEntry(_EntryParts):
     """A key and its value.
 
     Attributes:
@@ -221,20 +288,64 @@ class KvEntry:
         created: when the server stored it (UTC), None where unknown.
     """
 
+    __slots__ = ()
     __match_args__ = ("key", "value", "version")  # no annotation: type checkers read the names
 
     key: str
     value: bytes
-    version: VersionToken
-    created: datetime | None = None
+    version: VersionToken = _VERSION
+    created: datetime | None = _CREATED
+
+    def __init__(self, *, key: str, value: bytes, version: VersionToken, created: datetime | None = None) -> None:
+        _fill(self, key=key, value=value, _version=version, _created=created)
 
     @property
     def revision(self) -> int | None:
-        return self.version.as_u64()
+        return _revision_of(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return new_entry, (self.key, self.value, self._version, self._created)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvUpdate:
+def new_entry(key: str, value: bytes, version: VersionToken | int, created: Moment) -> KvEntry:
+    """As the constructor, for backends: a version may be given as its revision, a time as it is known.
+
+    A frozen class pays for every field that is set; one that is frozen afterwards does not, and a scan makes many.
+    """
+    entry: Any = _EntryParts(key, value, version, created)
+    entry.__class__ = KvEntry
+    return cast("KvEntry", entry)
+
+
+Marks = tuple[bool, str | None, bool, datetime | None]
+"""`expired`, `transaction`, `commit` and `expires` of an update; nearly all updates have none of them."""
+_NO_MARKS: Marks = (False, None, False, None)
+
+
+class _UpdateParts:
+    """What an update keeps. Filled as an ordinary object and only then made a `KvUpdate`: see `new_update`."""
+
+    __slots__ = ("_created", "_marks", "_version", "key", "operation", "value")
+
+    def __init__(
+        self,
+        operation: Operation,
+        key: str,
+        value: bytes,
+        version: VersionToken | int,
+        created: Moment,
+        marks: Marks,
+    ) -> None:
+        self.operation = operation
+        self.key = key
+        self.value = value
+        self._version = version
+        self._created = created
+        self._marks = marks
+
+
+@dataclass(frozen=True, init=False)
+class KvUpdate(_UpdateParts):
     """One watched change of one key.
 
     Attributes:
@@ -246,28 +357,74 @@ class KvUpdate:
         expires: when the ttl that it was written with ends (UTC), None without one.
     """
 
+    __slots__ = ()
     __match_args__ = ("operation", "key", "value")
 
     operation: Operation
     key: str
-    value: bytes = b""
-    version: VersionToken = _UNKNOWN
-    expired: bool = False
-    transaction: str | None = None
-    commit: bool = False
-    created: datetime | None = None
-    expires: datetime | None = None
+    value: bytes
+    version: VersionToken = _VERSION
+    expired: bool = _EXPIRED
+    transaction: str | None = _TRANSACTION
+    commit: bool = _COMMIT
+    created: datetime | None = _CREATED
+    expires: datetime | None = _EXPIRES
+
+    def __init__(
+        self,
+        *,
+        operation: Operation,
+        key: str,
+        value: bytes = b"",
+        version: VersionToken = _UNKNOWN,
+        expired: bool = False,
+        transaction: str | None = None,
+        commit: bool = False,
+        created: datetime | None = None,
+        expires: datetime | None = None,
+    ) -> None:
+        _fill(
+            self,
+            operation=operation,
+            key=key,
+            value=value,
+            _version=version,
+            _created=created,
+            _marks=(expired, transaction, commit, expires),
+        )
 
     @property
     def revision(self) -> int | None:
-        return self.version.as_u64()
+        return _revision_of(self)
 
     @property
     def entry(self) -> KvEntry | None:
         """The entry that a PUT left behind, None after a DELETE or PURGE."""
         if self.operation is not Operation.PUT:
             return None
-        return KvEntry(key=self.key, value=self.value, version=self.version, created=self.created)
+        return new_entry(self.key, self.value, self._version, self._created)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return new_update, (self.operation, self.key, self.value, self._version, self._created, self._marks)
+
+
+def new_update(
+    operation: Operation,
+    key: str,
+    value: bytes,
+    version: VersionToken | int,
+    created: Moment,
+    marks: Marks = _NO_MARKS,
+) -> KvUpdate:
+    """As the constructor, for backends: see `new_entry`."""
+    update: Any = _UpdateParts(operation, key, value, version, created, marks)
+    update.__class__ = KvUpdate
+    return cast("KvUpdate", update)
+
+
+def _fill(target: object, /, **parts: object) -> None:
+    for name, part in parts.items():
+        object.__setattr__(target, name, part)
 
 
 class _Frozen(BaseModel):

@@ -1,4 +1,4 @@
-"""The contract, on a NATS server."""
+"""The contract, on a NATS server, through either lane."""
 
 import pytest
 from pydantic import SecretStr
@@ -10,9 +10,17 @@ from slipstream.testing.contract import NewConnection, StoreContract
 HEARTBEAT = 0.5
 
 
-class TestNats(StoreContract):
+class TestDataLane(StoreContract):
     @pytest.fixture
     def new_connection(self, nats_url: str) -> NewConnection:
         return lambda *, op_timeout: NatsConnection(
             NatsConnectionConfig(url=SecretStr(nats_url), op_timeout=op_timeout, heartbeat=HEARTBEAT)
+        )
+
+
+class TestSlowLane(StoreContract):
+    @pytest.fixture
+    def new_connection(self, nats_url: str) -> NewConnection:
+        return lambda *, op_timeout: NatsConnection(
+            NatsConnectionConfig(url=SecretStr(nats_url), op_timeout=op_timeout, heartbeat=HEARTBEAT, lane="slow")
         )

@@ -381,8 +381,8 @@ class TestCursor:
             )
             record = Message("$KV.b.watched.z", "$JS.ACK.s.c.1.900.2.0.0", b"late")
             for generation in range(old_generation + 1):
-                feed._on_message(generation, late)
-                feed._on_message(generation, record)
+                feed._on_messages(generation, [late])
+                feed._on_messages(generation, [record])
             assert watch.cursor.as_u64() == 1
             assert feed.ready == 0
             assert feed._intake.received == 1

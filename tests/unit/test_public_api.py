@@ -158,6 +158,7 @@ CONNECT_OPTIONS = {
     "heartbeat": 2.0,
     "inbox_prefix": "_INBOX",
     "retry_writes": True,
+    "lane": "data",
     "domain": None,
 }
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from typing import Any
 
+from slipstream.model import Moment, to_datetime
 from slipstream.resume import BucketView
 from slipstream.stores.nats.clock import ServerClock
 from slipstream.stores.nats.decode import (
     NO_HEADERS,
+    PENDING,
     SEQUENCE,
     SUBJECT,
     TIME_STAMP,
     Headers,
+    expiry_of,
     header_number,
+    is_marker,
+    is_plain,
     parse_stored_headers,
     parse_time,
 )
@@ -26,16 +32,61 @@ from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_a
 from slipstream.stores.nats.lane import Lane, Message
 from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
+_ANSWER_BYTES = 16 * 1024 * 1024
+_ANSWER = re.compile(
+    rb"\r\nNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]+)\r\n"
+    rb"Nats-Sequence: ([0-9]{1,19})\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
+)
+
+
+class StoredMessage:
+    """A message as the stream holds it. Its headers are read when they are asked for."""
+
+    __slots__ = ("_carrier", "data", "sequence", "stamp", "subject")
+
+    def __init__(
+        self, subject: str, sequence: int, headers: Headers | Message, data: bytes, stamp: Moment = None
+    ) -> None:
+        self.subject = subject
+        self.sequence = sequence
+        self.data = data
+        self.stamp = stamp
+        self._carrier = headers
+
+    @property
+    def headers(self) -> Headers:
+        return self._carrier.headers if isinstance(self._carrier, Message) else self._carrier
+
+    @property
+    def created(self) -> datetime | None:
+        return to_datetime(self.stamp)
+
+    @property
+    def is_plain(self) -> bool:
+        """Its headers are certain to say nothing of how it is to be understood."""
+        return isinstance(self._carrier, Message) and bool(self._carrier.head) and is_plain(self._carrier.head)
+
+    @property
+    def is_marker(self) -> bool:
+        """It says itself that the key is gone; an empty value alone does not count."""
+        return not self.is_plain and is_marker(self.headers)
+
+    @property
+    def expires(self) -> datetime | None:
+        """When its ttl ends, None without one."""
+        return None if self.is_plain else expiry_of(self.headers, self.created)
+
 
 @dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """A message as the stream holds it."""
+class KeysPage:
+    """The answer to one request for the last messages of many subjects.
 
-    subject: str
-    sequence: int
-    headers: Headers
-    data: bytes
-    created: datetime | None
+    Attributes:
+        whole: every subject that has a message is among them.
+    """
+
+    messages: list[StoredMessage]
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +186,20 @@ class JetStreamApi:
         message = await self.lane.request(f"{self._prefix}.DIRECT.GET.{stream}.{subject}")
         if message.status == 404:
             return None
-        sequence = header_number(message.headers, SEQUENCE)
-        if message.status is not None or sequence is None:
-            raise ApiError(message.status, None, message.description or "an answer that cannot be read")
-        return StoredMessage(
-            message.headers.get(SUBJECT, subject),
-            sequence,
-            message.headers,
-            message.data,
-            parse_time(message.headers.get(TIME_STAMP, "")),
-        )
+        return _direct(message)
+
+    async def last_of_many(self, stream: str, subjects: Sequence[str]) -> KeysPage:
+        """The last messages of up to 1024 subjects, as whichever replica answers has them; some may be missing."""
+        body = json.dumps({"multi_last": subjects}).encode()
+        *messages, end = await self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
+        if end.status == 404:
+            return KeysPage([], whole=True)
+        if end.status != 204:
+            raise ApiError(end.status, None, end.description or "an answer that cannot be read")
+        pending = header_number(end.headers, PENDING)
+        # nats-server 2.11 counts one too few (PROTOCOL.md, c): where it may have stopped for the size, ask again.
+        stopped = sum([len(message.data) for message in messages]) > _ANSWER_BYTES
+        return KeysPage([_direct(message) for message in messages], whole=pending == 0 and not stopped)
 
     async def create_consumer(self, stream: str, name: str, config: Mapping[str, Any]) -> ConsumerCreated:
         answer = await self.call(
@@ -178,6 +233,20 @@ class JetStreamApi:
             base64.b64decode(found.get("data") or ""),
             parse_time(found.get("time", "")),
         )
+
+
+def _direct(message: Message) -> StoredMessage:
+    """The stored message that a direct get was answered with."""
+    head = message.head
+    # As it came, to read all the headers of an answer costs more than the answer. The server's stand behind the stored.
+    found = _ANSWER.match(head, head.rfind(b"\r\nNats-Stream: ")) if head else None
+    if found is not None and message.status is None:
+        subject, sequence, stored = found.groups()
+        return StoredMessage(subject.decode(), int(sequence), message, message.data, stored.decode())
+    number = header_number(message.headers, SEQUENCE)
+    if message.status is not None or number is None or SUBJECT not in message.headers:
+        raise ApiError(message.status, None, message.description or "an answer that cannot be read")
+    return StoredMessage(message.headers[SUBJECT], number, message, message.data, message.headers.get(TIME_STAMP, ""))
 
 
 def _checked(message: Message) -> dict[str, Any]:

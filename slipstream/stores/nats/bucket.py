@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from slipstream.checks import to_value
@@ -19,11 +21,11 @@ from slipstream.errors import (
     ValueTooLargeError,
 )
 from slipstream.interfaces import Reads
-from slipstream.model import Drift, KvEntry, KvUpdate, Operation, VersionToken
+from slipstream.model import Drift, KvEntry, KvUpdate, Operation, new_entry
 from slipstream.resume import Retention
 from slipstream.stores.nats.abilities import Abilities
 from slipstream.stores.nats.api import JetStreamApi, StoredMessage
-from slipstream.stores.nats.decode import expiry_of, is_marker, make_update, operation_of
+from slipstream.stores.nats.decode import make_update, operation_of
 from slipstream.stores.nats.error_map import ApiError, permission_denied, to_kv_error
 from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Lane, NoResponders, TooLarge
 from slipstream.stores.nats.subjects import filter_for, filters_for, stream_name, subject_prefix
@@ -83,16 +85,32 @@ def settle(error: Exception, *, store: str | None, key: str | None, outcome_unkn
 LANE_FAILURES = (ApiError, Closed, Denied, Disconnected, NoResponders, TooLarge)
 
 
-@asynccontextmanager
-async def deadline(seconds: float, *, store: str | None, key: str | None = None) -> AsyncIterator[None]:
-    """Bound a block that changes nothing on the server."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        if isinstance(error, OperationTimeoutError):
-            raise
-        raise OperationTimeoutError(store=store, key=key, message=f"no answer within {seconds:g} s") from None
+class deadline:  # noqa: N801 - it is used as a function; a class costs a third of a generator
+    """Bound a block that changes nothing on the server. Raises: OperationTimeoutError."""
+
+    __slots__ = ("_key", "_seconds", "_store", "_timeout")
+
+    def __init__(self, seconds: float, *, store: str | None, key: str | None = None) -> None:
+        self._seconds = seconds
+        self._store = store
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        self._timeout = asyncio.timeout(self._seconds)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise self._too_late() from None
+        if isinstance(error, TimeoutError) and not isinstance(error, OperationTimeoutError):
+            raise self._too_late() from None
+
+    def _too_late(self) -> OperationTimeoutError:
+        return OperationTimeoutError(store=self._store, key=self._key, message=f"no answer within {self._seconds:g} s")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,6 +120,7 @@ class Bucket:
     Attributes:
         origin: the bucket whose subjects it uses: its own name, or the one that it mirrors.
         resend_seconds: how long the server remembers message ids; 0 where writes are not sent again.
+        batched_gets: the server answers one request with the last message of each of many keys.
         own_writes: the last revision that this handle wrote of each key, for `reads="session"`.
     """
 
@@ -119,7 +138,14 @@ class Bucket:
     resend_seconds: float
     abilities: Abilities
     drift: list[Drift]
+    batched_gets: bool = False
     own_writes: dict[str, int] = field(default_factory=dict)
+    _subject_prefix: str = field(init=False)
+    _id_prefix: str = field(default_factory=lambda: secrets.token_hex(12))
+    _ids: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self._subject_prefix = subject_prefix(self.origin)
 
     @property
     def lane(self) -> Lane:
@@ -145,11 +171,15 @@ class Bucket:
             )
         return payload
 
+    def message_id(self) -> str | None:
+        """An id that no other write has; None where writes are not sent again."""
+        return f"{self._id_prefix}.{next(self._ids)}" if self.resend_seconds > 0 else None
+
     def subject(self, key: str) -> str:
-        return subject_prefix(self.origin) + key
+        return self._subject_prefix + key
 
     def key(self, subject: str) -> str:
-        return subject.removeprefix(subject_prefix(self.origin))
+        return subject.removeprefix(self._subject_prefix)
 
     def filter(self, prefix: str) -> str:
         return filter_for(self.origin, prefix)
@@ -160,21 +190,22 @@ class Bucket:
     async def read(self, attempt: Callable[[], Awaitable[T]], *, key: str | None = None) -> T:
         """The result of an attempt that changes nothing; repeated within `op_timeout` while nobody answers."""
         async with deadline(self.op_timeout, store=self.name, key=key):
-            pauses = Pauses()
+            pauses: Pauses | None = None
             while True:
                 try:
                     return await attempt()
                 except Disconnected:
                     await self.wait_connected(key)
+                    continue
                 except NoResponders:
                     await self.look_up(key)
-                    await pauses.pause()
                 except ApiError as error:
                     if not error.is_temporary:
                         raise settle(error, store=self.name, key=key) from None
-                    await pauses.pause()
                 except (Closed, Denied, TooLarge) as error:
                     raise settle(error, store=self.name, key=key) from None
+                pauses = pauses or Pauses()
+                await pauses.pause()
 
     async def has_expired(self, end: datetime | None) -> bool:
         """A ttl that ends then has ended, by the server's clock. Asks the server where that is not certain.
@@ -190,7 +221,7 @@ class Bucket:
     async def is_absent(self, message: StoredMessage) -> bool:
         """The key reads as absent after this last message of it: a marker, an empty value, or a ttl that has ended."""
         operation, _ = operation_of(message.headers, len(message.data))
-        return operation is not Operation.PUT or await self.has_expired(expiry_of(message.headers, message.created))
+        return operation is not Operation.PUT or await self.has_expired(message.expires)
 
     async def look_up(self, key: str | None) -> None:
         """Nobody answered: raise StoreNotFoundError if the bucket is gone; return if it may be an election."""
@@ -215,14 +246,9 @@ class Bucket:
 
     def entry(self, message: StoredMessage) -> KvEntry | None:
         """The raw record, None for a marker."""
-        if is_marker(message.headers):
+        if message.is_marker:
             return None
-        return KvEntry(
-            key=self.key(message.subject),
-            value=message.data,
-            version=VersionToken.from_u64(message.sequence),
-            created=message.created,
-        )
+        return new_entry(self.key(message.subject), message.data, message.sequence, message.stamp)
 
     def update(self, message: StoredMessage) -> KvUpdate:
         """The update that a stored message is."""
@@ -230,6 +256,6 @@ class Bucket:
             key=self.key(message.subject),
             headers=message.headers,
             data=message.data,
-            version=VersionToken.from_u64(message.sequence),
-            created=message.created,
+            version=message.sequence,
+            created=message.stamp,
         )

@@ -6,7 +6,7 @@ import base64
 import re
 import ssl
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import nats.errors
@@ -49,6 +49,8 @@ class NatsConnectionConfig(BaseModel):
         inbox_prefix: where answers are received; the credentials must permit to subscribe below it.
         retry_writes: writes carry a message id, and one whose answer was lost is sent again under it within its
             timeout. Without, such a write fails with `outcome_unknown`.
+        lane: `data` reads and writes close to the wire, `slow` goes through nats-py's public API. WebSockets, borrowed
+            clients and versions of nats-py that the data lane was not tested with always take the slow one.
         domain: JetStream domain, None for the default one.
     """
 
@@ -71,6 +73,7 @@ class NatsConnectionConfig(BaseModel):
     heartbeat: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 2.0
     inbox_prefix: Annotated[str, Field(pattern=r"^[-_a-zA-Z0-9$]+(\.[-_a-zA-Z0-9$]+)*$")] = "_INBOX"
     retry_writes: bool = True
+    lane: Literal["data", "slow"] = "data"
     domain: Annotated[str, Field(pattern=r"^[-_a-zA-Z0-9]+$")] | None = None
 
     @model_validator(mode="before")

@@ -317,4 +317,5 @@ class NatsConnection(Connection):
             abilities=abilities(features, written),
             resend_seconds=window if self._config.retry_writes else 0.0,
             drift=differences,
+            batched_gets=session.features is not None and session.features.batched_gets,
         )

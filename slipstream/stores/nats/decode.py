@@ -9,10 +9,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from slipstream.model import KvUpdate, Operation, VersionToken
+from slipstream.model import KvUpdate, Moment, Operation, VersionToken, new_update, to_datetime
+from slipstream.model import parse_time as parse_time
+from slipstream.model import time_from_ns as time_from_ns
 
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = {}
@@ -33,12 +35,20 @@ LAST_CONSUMER = "Nats-Last-Consumer"
 LAST_STREAM = "Nats-Last-Stream"
 STALLED = "Nats-Consumer-Stalled"
 SEQUENCE = "Nats-Sequence"
+PENDING = "Nats-Num-Pending"
 SUBJECT = "Nats-Subject"
 TIME_STAMP = "Nats-Time-Stamp"
 
 _U64 = 2**64
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEADER_LINE = b"NATS/1.0"
+_ONLY_ID = b"NATS/1.0\r\nNats-Msg-Id:"
+_TTL = TTL.encode()
+_ACK = re.compile(
+    # Lazily: most have the short form.
+    r"\$JS\.ACK\.(?:[^.]*\.){3}(?P<long>(?:[^.]*\.){2})??"
+    r"(\d{1,20})\.(\d{1,20})\.(\d{1,20})\.(\d{1,20})(?(long)(?:\..*)?)",
+    re.ASCII | re.DOTALL,
+)
 
 
 class AckMetadata(NamedTuple):
@@ -56,18 +66,11 @@ def parse_ack_subject(reply: str) -> AckMetadata | None:
     9 tokens: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`. 11 and more:
     domain and account hash stand before the stream, and more may follow (ADR-15), so it is read from the front.
     """
-    tokens = reply.split(".")
-    if len(tokens) == 9:
-        first = 5
-    elif len(tokens) >= 11:
-        first = 7
-    else:
+    found = _ACK.fullmatch(reply)
+    if found is None:
         return None
-    if tokens[0] != "$JS" or tokens[1] != "ACK":
-        return None
-    numbers = [_u64(token) for token in tokens[first : first + 4]]
-    stream_sequence, consumer_sequence, timestamp_ns, pending = numbers
-    if stream_sequence is None or consumer_sequence is None or timestamp_ns is None or pending is None:
+    stream_sequence, consumer_sequence, timestamp_ns, pending = map(int, found.group(2, 3, 4, 5))
+    if max(stream_sequence, consumer_sequence, timestamp_ns, pending) >= _U64:
         return None
     return AckMetadata(stream_sequence, consumer_sequence, timestamp_ns, pending)
 
@@ -85,37 +88,36 @@ def header_number(headers: Headers, name: str) -> int | None:
     return _u64(headers.get(name, ""))
 
 
-def parse_time(text: str) -> datetime | None:
-    """A time of the server (RFC 3339, up to nanoseconds) cut to microseconds, None where it cannot be read."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo is not None else None
-    except (ValueError, OverflowError):  # the latter where its zone moves it out of the calendar
-        return None
-
-
-def time_from_ns(nanoseconds: int) -> datetime | None:
-    """A time of the server given in nanoseconds since 1970, None where the calendar has no such time."""
-    try:
-        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    except OverflowError:
-        return None
-
-
 def parse_stored_headers(encoded: str) -> dict[str, str]:
     """The headers of a stored message as `STREAM.MSG.GET` gives them (base64); empty where they cannot be read."""
     try:
         block = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return {}
+    return parse_head(block)[0]
+
+
+def parse_head(block: bytes) -> tuple[dict[str, str], str]:
+    """The headers of a header block, and the text of its status line; empty where they cannot be read.
+
+    Where a name comes twice the last one holds: the server appends its own behind those that were stored.
+    """
     headers: dict[str, str] = {}
     if not block.startswith(_HEADER_LINE):
-        return headers
-    for line in block.split(b"\r\n")[1:]:
+        return headers, ""
+    first, *lines = block.split(b"\r\n")
+    for line in lines:
         name, colon, value = line.partition(b":")
         if colon:
             headers[name.strip().decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
-    return headers
+    _, _, description = first[len(_HEADER_LINE) :].strip().partition(b" ")
+    return headers, description.strip().decode("utf-8", "replace")
+
+
+def status_of(block: bytes) -> int | None:
+    """The number in the status line of a header block, None for one that carries data."""
+    number = block[len(_HEADER_LINE) : block.find(b"\r\n")].strip()[:3]
+    return int(number) if number.isdigit() else None
 
 
 def operation_of(headers: Headers, size: int) -> tuple[Operation, bool]:
@@ -177,22 +179,39 @@ def value_size(headers: Headers, data: bytes) -> int:
     return len(data) or header_number(headers, MESSAGE_SIZE) or 0
 
 
-def make_update(
-    *, key: str, headers: Headers, data: bytes, version: VersionToken, created: datetime | None
-) -> KvUpdate:
+def is_plain(head: bytes) -> bool:
+    """A header block says nothing of how its message is to be understood: one with a value is a put.
+
+    Looked for in the block as it came: to read the headers of every message would cost more than all the rest. Too
+    careful where the value of a header repeats such a name.
+    """
+    if head.startswith(_ONLY_ID) and head.count(b"\r\n") == 3:
+        return True  # as slipstream writes it
+    return not (b"KV-Operation" in head or b"Nats-Marker-Reason" in head or b"Nats-Batch-" in head or _TTL in head)
+
+
+def last_header(head: bytes, name: bytes) -> bytes | None:
+    """A header of a block, the last of that name, None where it is missing."""
+    start = head.rfind(b"\r\n" + name + b":")
+    if start < 0:
+        return None
+    start += len(name) + 3
+    return head[start : head.find(b"\r\n", start)].strip()
+
+
+def last_number(head: bytes, name: bytes) -> int | None:
+    """As `last_header`, of a header that is a decimal number; None where it is none."""
+    digits = last_header(head, name)
+    return int(digits) if digits and digits.isdigit() and len(digits) < 20 else None
+
+
+def make_update(*, key: str, headers: Headers, data: bytes, version: VersionToken | int, created: Moment) -> KvUpdate:
     """The update that a stored message is."""
     operation, expired = operation_of(headers, value_size(headers, data))
-    return KvUpdate(
-        operation=operation,
-        key=key,
-        value=data if operation is Operation.PUT else b"",
-        version=version,
-        expired=expired,
-        transaction=headers.get(BATCH_ID),
-        commit=BATCH_COMMIT in headers,
-        created=created,
-        expires=expiry_of(headers, created) if operation is Operation.PUT else None,
-    )
+    value = data if operation is Operation.PUT else b""
+    expires = expiry_of(headers, to_datetime(created)) if operation is Operation.PUT else None
+    marks = (expired, headers.get(BATCH_ID), BATCH_COMMIT in headers, expires)
+    return new_update(operation, key, value, version, created, marks)
 
 
 def printable(payload: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import logging
 import random
@@ -11,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client, Server, Srv
+from nats.aio.client import Client, Server
 
 from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, UnsupportedError
+from slipstream.stores.nats.client import StoreClient, hang_up
 from slipstream.stores.nats.config import NatsConnectionConfig, auth_options
 
 _log = logging.getLogger(__name__)
@@ -41,13 +41,14 @@ async def nats_connect(url: str | None = None, **options: Any) -> Client:
 async def dial(
     config: NatsConnectionConfig,
     *,
+    client: StoreClient | None = None,
     on_disconnected: Event | None = None,
     on_reconnected: Event | None = None,
     on_closed: Event | None = None,
     on_error: Callable[[Exception], None] | None = None,
 ) -> Client:
     """Try every server once, within `op_timeout`. Cancelled or failed, it leaves nothing behind."""
-    client = _StoreClient()
+    client = StoreClient() if client is None else client
     servers = config.servers
     failures: list[Exception] = []
     hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -111,74 +112,11 @@ async def dial(
             await _abandon(client, attempt)
 
 
-async def hang_up(client: Client) -> None:
-    """Close a client that `dial` gave. Bounded: what the other end does not take any more is dropped."""
-    closing = asyncio.create_task(_close(client), name="slipstream-close")
-    try:
-        await asyncio.wait({closing}, timeout=2 * _PATIENCE)
-    finally:
-        if not closing.done():
-            _let_go(client)  # nats-py waits for the socket: that ends now, also where this wait was cancelled
-    await asyncio.wait({closing}, timeout=_PATIENCE)
-    if not closing.done():
-        closing.cancel()
-    elif closing.exception() is not None:
-        _log.debug("closing the client: %s", closing.exception())
-
-
-async def _close(client: Client) -> None:
-    if not (client.is_connected and await _drained(client)):
-        _let_go(client)
-    await client.close()
-
-
-async def _drained(client: Client) -> bool:
-    """The other end takes what is written."""
-    transport: Any = client._transport
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            await transport.drain()
-    except (TimeoutError, OSError):
-        return False
-    return True
-
-
 async def _abandon(client: Client, attempt: asyncio.Task[None]) -> None:
     while not attempt.done():
         attempt.cancel()  # again and again: nats-py may swallow it and go on to the next server
         await asyncio.wait({attempt}, timeout=_PATIENCE)
     await hang_up(client)
-
-
-class _StoreClient(Client):
-    """nats-py's client, but one that lets go of lost connections. It reaches inside of nats-py 2.16."""
-
-    async def _process_op_err(self, e: Exception) -> None:
-        # nats-py waits for the lost socket to take what is buffered: for ever, where the other end only stopped
-        # reading. And it would send what it still holds on the next connection, long after its deadline.
-        if not self.is_closed and not self.is_reconnecting:
-            _let_go(self)
-        await super()._process_op_err(e)
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        # nats-py forgets the socket of an attempt to reconnect that failed, and leaves it open.
-        _drop_socket(self)
-        await super()._connect_to_server(s)
-
-
-def _let_go(client: Client) -> None:
-    """Drop the socket, and what waits to be sent."""
-    client._pending.clear()
-    client._pending_data_size = 0
-    _drop_socket(client)
-
-
-def _drop_socket(client: Client) -> None:
-    writer = getattr(client._transport, "_io_writer", None)  # a WebSocket has none, and bounds its own end
-    if writer is not None:
-        # What asyncio raises where a transport has closed already, after handing over its buffer.
-        with contextlib.suppress(AttributeError):
-            writer.transport.abort()
 
 
 def _next_server(max_wait: float) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:

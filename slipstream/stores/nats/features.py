@@ -41,3 +41,8 @@ class ServerFeatures:
     def atomic_batches(self) -> bool:
         """2.12.0 accepts a batch over a concurrent put, at the same API level as the good versions after it."""
         return self.api_level >= 2 and self.version != (2, 12, 0)
+
+    @property
+    def batched_gets(self) -> bool:
+        """Direct gets of many subjects in one request (`multi_last`)."""
+        return self.api_level >= 1

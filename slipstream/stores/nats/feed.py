@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from slipstream.channel import Channel
 from slipstream.errors import KvError, NotConnectedError, OperationTimeoutError, WatchError
@@ -25,6 +26,7 @@ from slipstream.stores.nats.pipeline import pipelined
 _log = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024 * 1024
 """The server keeps at most 32 MiB unanswered under flow control (JsFlowControlMaxPending), plus one message."""
+_TOO_SLOW = "the reader is too slow for what is under way"
 _MISSED_HEARTBEATS = 3
 _PARALLEL_TAIL_READS = 64
 _QUIET_SECONDS = 0.05
@@ -109,6 +111,14 @@ class Feed(Listener):
             self._settle()
         return update
 
+    def take_many(self, limit: int) -> list[KvUpdate]:
+        """As `take`, for up to so many."""
+        updates = self._updates.take_nowait(limit)
+        if updates:
+            self._intake.taken_together(updates)
+            self._settle()
+        return updates
+
     def peek(self, index: int) -> KvUpdate:
         """One of the updates that are ready, 0 being the next."""
         return self._updates.peek(index)
@@ -166,25 +176,39 @@ class Feed(Listener):
             self._consumer.forget()
             self._consumer = None
 
-    def _on_message(self, generation: int, message: Message) -> None:
+    def _on_messages(self, generation: int, messages: list[Message]) -> None:
         if generation != self._generation or self._updates.closed:
             return
         self._heard_at = asyncio.get_running_loop().time()
+        index = 0
         try:
-            self._queue(self._intake.message(message))
+            while index < len(messages):
+                run = self._intake.deliveries(messages, index)
+                if run.updates and not self._updates.offer_many(run.updates, run.size):
+                    self._intake.refused_run(run)
+                    self._break(_TOO_SLOW)
+                    break
+                if run.stop < len(messages) and not self._accept(self._intake.message(messages[run.stop])):
+                    break
+                index = run.stop + 1
         except OutOfStep as error:
             self._break(str(error))
         else:
             if self._intake.level:
                 self._level_at = self._heard_at
+        self._after_arrivals()
 
-    def _queue(self, arrivals: list[Arrival]) -> None:
+    def _accept(self, arrivals: Sequence[Arrival]) -> bool:
+        """Queue them for the reader; False where one could not be, and has to be asked for again."""
         for arrival in arrivals:
             if arrival.update is not None and not self._updates.offer(arrival.update, arrival.size):
                 self._intake.refused(arrival)
-                self._break("the reader is too slow for what is under way")
-                return
+                self._break(_TOO_SLOW)
+                return False
             self._intake.queued(arrival)
+        return True
+
+    def _after_arrivals(self) -> None:
         if self._intake.held_after is not None:
             self._alarm.set()
         self._moved.set()
@@ -265,7 +289,8 @@ class Feed(Listener):
         ):
             raise expired(self._bucket, self._options, "compacted", info.view, position, self._seen)
         self._seen = Seen.now(info.view)
-        self._queue(self._intake.release())
+        self._accept(self._intake.release())
+        self._after_arrivals()
 
     async def _restart(self) -> None:
         """Set up a new consumer, for as long as it takes. Raises where nothing can help."""
@@ -300,17 +325,17 @@ class Feed(Listener):
         early: list[Message] = []
         opened = False
 
-        def on_message(message: Message) -> None:
+        def on_messages(messages: list[Message]) -> None:
             # Until both ends and the incarnation have been compared, nothing of it counts.
             if opened:
-                self._on_message(generation, message)
+                self._on_messages(generation, messages)
             else:
-                early.append(message)
+                early.extend(messages)
 
         consumer, seen = await open_consumer(
             self._bucket,
             self._options,
-            on_message,
+            on_messages,
             revision=self._intake.received,
             # What was heard since tells as much as a look.
             seen=None if self._seen is None else self._seen._replace(at=max(self._seen.at, self._level_at)),
@@ -320,8 +345,8 @@ class Feed(Listener):
         self._intake.counted(consumer.pending)
         self.resumes += resuming
         opened = True
-        for message in early:
-            self._on_message(generation, message)
+        if early:
+            self._on_messages(generation, early)
         self._moved.set()
 
     def _drop_consumer(self) -> None:

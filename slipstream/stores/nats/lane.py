@@ -1,32 +1,80 @@
-"""What the backend needs of a connection to the server. One lane goes through nats-py's public API (`slow_lane`)."""
+"""What the backend needs of a connection to the server.
+
+Two lanes do it: `data_lane` close to the wire, `slow_lane` through nats-py's public API.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from slipstream.stores.nats.decode import NO_HEADERS, Headers
+from slipstream.stores.nats.decode import NO_HEADERS, Headers, parse_head
 
 NO_RESPONDERS = 503
+_NOTHING: tuple[Headers, str] = (NO_HEADERS, "")
 
 
-class Message(NamedTuple):
-    """A message from the server.
+class Message:
+    """A message from the server. Its headers are read when they are asked for: few readers do.
 
     Attributes:
+        head: the header block as it came, empty where there is none or where the lane has read it already.
         status: the number of a status message (100, 404, 503, ...), None for one that carries data.
     """
 
-    subject: str
-    reply: str = ""
-    data: bytes = b""
-    headers: Headers = NO_HEADERS
-    status: int | None = None
-    description: str = ""
+    __slots__ = ("_read", "data", "head", "reply", "status", "subject")
+
+    def __init__(
+        self,
+        subject: str,
+        reply: str = "",
+        data: bytes = b"",
+        headers: Headers = NO_HEADERS,
+        status: int | None = None,
+        description: str = "",
+    ) -> None:
+        self.subject = subject
+        self.reply = reply
+        self.data = data
+        self.head = b""
+        self.status = status
+        self._read: tuple[Headers, str] | None = (headers, description)
+
+    @property
+    def headers(self) -> Headers:
+        return self._contents()[0]
+
+    @property
+    def description(self) -> str:
+        """The text of a status message."""
+        return self._contents()[1]
+
+    def _contents(self) -> tuple[Headers, str]:
+        if self._read is None:
+            self._read = parse_head(self.head)
+        return self._read
+
+    def __repr__(self) -> str:
+        return f"Message({self.subject!r}, {self.reply!r}, {len(self.data)} bytes, {dict(self.headers)}, {self.status})"
 
 
-OnMessage = Callable[[Message], None]
+class WireMessage(Message):
+    """A message made of what stood on the wire."""
+
+    __slots__ = ()
+
+    def __init__(self, subject: str, reply: str, data: bytes, head: bytes, status: int | None) -> None:
+        # Everything at once and in here: there may be a million of them.
+        self.subject = subject
+        self.reply = reply
+        self.data = data
+        self.head = head
+        self.status = status
+        self._read = None if head else _NOTHING
+
+
+OnMessages = Callable[[list[Message]], None]
 
 
 class LaneError(Exception):
@@ -60,6 +108,22 @@ class Denied(LaneError):
 
 class TooLarge(LaneError):
     """The message exceeds the server's max_payload; nothing was sent."""
+
+
+class Pending(Protocol):
+    """A request under way."""
+
+    @abstractmethod
+    async def answer(self) -> Message:
+        """Wait for the answer. Raises as `Lane.request`. One at a time may wait."""
+
+    @abstractmethod
+    def peek(self) -> Message | None:
+        """The answer if it is there, None if it is not, or is no answer but an error."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """No answer is wanted any more; safe to repeat."""
 
 
 class Subscription(Protocol):
@@ -108,12 +172,22 @@ class Lane(Protocol):
         """
 
     @abstractmethod
+    def post(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Pending:
+        """Send now and wait later, so that many can be under way without a task for each. Raises as `request`."""
+
+    @abstractmethod
+    async def request_many(self, subject: str, payload: bytes = b"") -> list[Message]:
+        """Send and wait for all the answers: the last of them is the one that has a status. Raises as `request`."""
+
+    @abstractmethod
     def send(self, subject: str, payload: bytes = b"") -> None:
         """Send without waiting and without being told; dropped while disconnected."""
 
     @abstractmethod
-    async def subscribe(self, subject: str, on_message: OnMessage) -> Subscription:
-        """Have `on_message` called, in order, with each message. What is requested afterwards is handled after it.
+    async def subscribe(self, subject: str, on_messages: OnMessages) -> Subscription:
+        """Have `on_messages` called with what arrives, in order, several where they arrive together.
+
+        What is requested afterwards is handled after it.
 
         Raises: Closed.
         """

@@ -13,7 +13,7 @@ from slipstream.resume import BucketView, cursor_expiry, resume_expiry
 from slipstream.stores.nats.bucket import Bucket
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError, reports_expiry
-from slipstream.stores.nats.lane import OnMessage
+from slipstream.stores.nats.lane import OnMessages
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
 
 
 async def open_consumer(
-    bucket: Bucket, options: FeedOptions, on_message: OnMessage, *, revision: int | None, seen: Seen | None
+    bucket: Bucket, options: FeedOptions, on_messages: OnMessages, *, revision: int | None, seen: Seen | None
 ) -> tuple[PushConsumer, Seen]:
     """A consumer after `revision`, with both ends and the incarnation compared before and after it is made.
 
@@ -62,7 +62,7 @@ async def open_consumer(
     try:
         consumer = await PushConsumer.open(
             bucket,
-            on_message,
+            on_messages,
             purpose=options.purpose,
             filters=options.filters,
             start_after=revision,

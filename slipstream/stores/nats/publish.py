@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,8 +22,10 @@ from slipstream.stores.nats.batch import Guard
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
 from slipstream.stores.nats.decode import MESSAGE_ID, Headers, printable
 from slipstream.stores.nats.error_map import ApiError, parse_api_error, to_kv_error
-from slipstream.stores.nats.lane import Disconnected, Message, NoResponders
+from slipstream.stores.nats.lane import Disconnected, Message, NoResponders, Pending
 
+_ACKNOWLEDGED = re.compile(rb'\{"stream": ?"[^"\\]*", ?"seq": ?([1-9][0-9]*)\}')
+"""The answer to nearly every write; whatever else is in one is read as JSON."""
 _RESEND_FRACTION = 0.5
 """Of the server's duplicate window: within it a message id is certain to be remembered."""
 
@@ -46,12 +48,7 @@ async def publication(bucket: Bucket, key: str, *, ends_at: float | None = None)
         error.outcome_unknown = error.outcome_unknown or attempt.outcome_unknown
         raise
     except TimeoutError:
-        raise OperationTimeoutError(
-            store=bucket.name,
-            key=key,
-            message=f"no answer within {bucket.op_timeout:g} s",
-            outcome_unknown=attempt.outcome_unknown,
-        ) from None
+        raise attempt.too_late() from None
 
 
 class Publication:
@@ -64,37 +61,43 @@ class Publication:
     def __init__(self, bucket: Bucket, key: str) -> None:
         self._bucket = bucket
         self._key = key
+        self._message_id: str | None = None
+        self._first_sent_at = 0.0
         self.outcome_unknown = False
 
     async def send(
-        self, payload: bytes, headers: Headers, *, expected: int | None = None, fence: Fence | None = None
+        self,
+        payload: bytes,
+        headers: Headers,
+        *,
+        expected: int | None = None,
+        fence: Fence | None = None,
+        posted: Pending | None = None,
     ) -> int:
         """The revision of the write.
 
         Args:
+            posted: the first attempt, where `post` has sent it already.
             expected: the revision that the key must be at, 0 for none; None: whatever it is at.
             fence: instead of `expected`, which takes the one guard of a message as well: another key's revision.
         Raises: RevisionMismatchError, FencedError and the other refusals; NotConnectedError; StoreNotFoundError.
         """
         bucket = self._bucket
-        message_id = secrets.token_hex(12) if bucket.resend_seconds > 0 else None
-        complete = dict(headers)
+        complete, message_id = self._complete(headers, expected, fence)
         subject = bucket.subject(self._key)
-        if fence is not None:
-            complete |= Guard(bucket.subject(fence.key), fence.revision).headers(subject)
-        elif expected is not None:
-            complete |= Guard(subject, expected).headers(subject)
-        if message_id is not None:
-            complete[MESSAGE_ID] = message_id
         loop = asyncio.get_running_loop()
-        resend_until = loop.time() + bucket.resend_seconds * _RESEND_FRACTION
-        pauses = Pauses()
+        resend_until = self._first_sent_at + bucket.resend_seconds * _RESEND_FRACTION
+        pauses: Pauses | None = None
         doubt = False
         while True:
             self.outcome_unknown = True
             try:
-                answer = await bucket.lane.request(subject, payload, complete)
+                if posted is None:
+                    answer = await bucket.lane.request(subject, payload, complete)
+                else:
+                    answer = await posted.answer()
             except Disconnected as error:
+                posted = None
                 doubt = doubt or error.sent
                 self.outcome_unknown = doubt
                 if doubt and (message_id is None or loop.time() > resend_until):
@@ -108,8 +111,10 @@ class Publication:
                 continue
             except NoResponders:
                 # Nobody took it: no such bucket, or an election.
+                posted = None
                 self.outcome_unknown = doubt
                 await bucket.look_up(self._key)
+                pauses = pauses or Pauses()
                 await pauses.pause()
                 continue
             except LANE_FAILURES as error:
@@ -119,7 +124,9 @@ class Publication:
                 revision = self._revision(answer)
             except ApiError as error:
                 if error.is_temporary:
+                    posted = None
                     self.outcome_unknown = doubt
+                    pauses = pauses or Pauses()
                     await pauses.pause()
                     continue
                 if error.is_mismatch and doubt:
@@ -127,16 +134,64 @@ class Publication:
                 elif error.is_mismatch and fence is not None:
                     self.outcome_unknown = False
                     await self._check_fence(fence)
+                    posted = None
+                    pauses = pauses or Pauses()
                     await pauses.pause()  # it holds: another guarded write was in flight (10164)
                     continue
                 else:
                     self.outcome_unknown = False
                     version = None if expected is None else VersionToken.from_u64(expected)
                     raise to_kv_error(error, store=bucket.name, key=self._key, expected=version) from None
-            self.outcome_unknown = False
-            if bucket.reads == "session":
-                bucket.own_writes[self._key] = revision
+            self._done(revision)
             return revision
+
+    def post(self, payload: bytes, *, fence: Fence | None = None) -> Pending:
+        """Send an unconditional write and wait for its answer later: with `acknowledged`, else with `send`.
+
+        Raises: what `Lane.post` raises; then, too, `send` goes on with it.
+        """
+        self.outcome_unknown = True
+        complete, _ = self._complete({}, None, fence)
+        return self._bucket.lane.post(self._bucket.subject(self._key), payload, complete)
+
+    def acknowledged(self, posted: Pending) -> int | None:
+        """The revision, if the answer is there and says nothing else."""
+        answer = posted.peek()
+        found = _ACKNOWLEDGED.fullmatch(answer.data) if answer is not None else None
+        if found is None:
+            return None
+        revision = int(found[1])
+        self._done(revision)
+        return revision
+
+    def too_late(self) -> OperationTimeoutError:
+        return OperationTimeoutError(
+            store=self._bucket.name,
+            key=self._key,
+            message=f"no answer within {self._bucket.op_timeout:g} s",
+            outcome_unknown=self.outcome_unknown,
+        )
+
+    def _complete(self, headers: Headers, expected: int | None, fence: Fence | None) -> tuple[Headers, str | None]:
+        """The headers with those that every attempt repeats, and the message id."""
+        complete = dict(headers)
+        subject = self._bucket.subject(self._key)
+        if fence is not None:
+            complete |= Guard(self._bucket.subject(fence.key), fence.revision).headers(subject)
+        elif expected is not None:
+            complete |= Guard(subject, expected).headers(subject)
+        # Every attempt of a publication has the same one; another write by it has another one.
+        if self._message_id is None or not self.outcome_unknown:
+            self._message_id = self._bucket.message_id()
+            self._first_sent_at = asyncio.get_running_loop().time()
+        if self._message_id is not None:
+            complete[MESSAGE_ID] = self._message_id
+        return complete, self._message_id
+
+    def _done(self, revision: int) -> None:
+        self.outcome_unknown = False
+        if self._bucket.reads == "session":
+            self._bucket.own_writes[self._key] = revision
 
     async def _check_fence(self, fence: Fence) -> None:
         """Raises: FencedError if its key has moved on."""
@@ -172,6 +227,9 @@ class Publication:
         )
 
     def _revision(self, answer: Message) -> int:
+        found = _ACKNOWLEDGED.fullmatch(answer.data)
+        if found is not None:
+            return int(found[1])
         try:
             body = json.loads(answer.data)
         except ValueError:

@@ -13,7 +13,7 @@ from slipstream.keys import check_key, check_prefix
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCursor
 from slipstream.stores.nats.api import StoredMessage
 from slipstream.stores.nats.bucket import Bucket, Pauses, deadline
-from slipstream.stores.nats.decode import expiry_of
+from slipstream.stores.nats.bulk import read_many
 from slipstream.stores.nats.feed import Feed
 from slipstream.stores.nats.opening import FeedOptions
 from slipstream.stores.nats.pipeline import pipelined
@@ -43,21 +43,28 @@ class NatsReader(KvReader):
         return await self._bucket.read(lambda: self._entry(key, None), key=key)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, KvEntry]:
-        wanted = list(dict.fromkeys(check_key(key, store=self._bucket.name) for key in keys))
+        bucket = self._bucket
+        wanted = list(dict.fromkeys(check_key(key, store=bucket.name) for key in keys))
+        singly = wanted
+        found: dict[str, KvEntry] = {}
+        async with deadline(bucket.op_timeout, store=bucket.name):
+            if len(wanted) > 1 and bucket.batched_gets and self._may_read_anywhere():
+                singly = await read_many(bucket, wanted, found)
 
-        async def one(key: str) -> KvEntry | None:
-            return await self._bucket.read(lambda: self._entry(key, None), key=key)
+            async def one(key: str) -> KvEntry | None:
+                return await bucket.read(lambda: self._entry(key, None), key=key)
 
-        async with deadline(self._bucket.op_timeout, store=self._bucket.name):
-            entries = await pipelined(wanted, one, window=_WINDOW)
-        return {entry.key: entry for entry in entries if entry is not None and entry.value}
+            for entry in await pipelined(singly, one, window=_WINDOW):
+                if entry is not None:
+                    found[entry.key] = entry
+        return {key: entry for key in wanted if (entry := found.get(key)) is not None and entry.value}
 
     async def keys(self, prefix: str = "") -> list[str]:
         return sorted(await self._living(await last_updates(self._bucket, prefix, headers_only=True)))
 
     async def scan(self, prefix: str = "") -> list[KvEntry]:
         found = await self._living(await last_updates(self._bucket, prefix))
-        return [entry for _, update in sorted(found.items()) if (entry := update.entry) is not None]
+        return [entry for key in sorted(found) if (entry := found[key].entry) is not None]
 
     async def iter_scan(self, prefix: str = "") -> AsyncIterator[KvEntry]:
         check_prefix(prefix, store=self._bucket.name)
@@ -117,7 +124,7 @@ class NatsReader(KvReader):
     async def _is_gone(self, key: str, message: StoredMessage) -> bool:
         """Its ttl has ended. Waits a moment for the server to remove it: then a write at its version fails, too."""
         bucket = self._bucket
-        if not await bucket.has_expired(expiry_of(message.headers, message.created)):
+        if not await bucket.has_expired(message.expires):
             return False
         try:
             async with asyncio.timeout(_REMOVAL_SECONDS):
@@ -131,10 +138,15 @@ class NatsReader(KvReader):
             _log.debug("%s of bucket %s has expired and is still there", key, bucket.name)
         return True
 
+    def _may_read_anywhere(self) -> bool:
+        """Whichever replica answers will do, or what it misses of this handle's own writes can be told."""
+        bucket = self._bucket
+        return bucket.reads != "leader" and bucket.direct and len(bucket.own_writes) <= _MAX_OWN_WRITES
+
     async def _last(self, key: str) -> StoredMessage | None:
         bucket = self._bucket
         subject = bucket.subject(key)
-        if bucket.reads == "leader" or not bucket.direct or len(bucket.own_writes) > _MAX_OWN_WRITES:
+        if not self._may_read_anywhere():
             return await bucket.api.last_at_leader(bucket.written, subject)
         message = await bucket.api.last_direct(bucket.stream, subject)
         own = bucket.own_writes.get(key)

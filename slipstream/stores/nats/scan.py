@@ -58,7 +58,8 @@ async def drain(bucket: Bucket, options: FeedOptions) -> tuple[list[KvUpdate], b
         try:
             await feed.open()
             while True:
-                updates.append(await feed.next())
+                await feed.wait_ready()
+                updates += feed.take_many(feed.ready)
         except CursorExpiredError:
             continue
         except ChannelClosed:

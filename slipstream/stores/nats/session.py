@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 
 from nats.aio.client import Client
 
 from slipstream.errors import NotConnectedError
+from slipstream.stores.nats.client import LaneClient, StoreClient, changed, hang_up
 from slipstream.stores.nats.config import NatsConnectionConfig, redact_url
-from slipstream.stores.nats.dial import dial, hang_up
+from slipstream.stores.nats.data_lane import DataLane
+from slipstream.stores.nats.dial import dial
 from slipstream.stores.nats.features import ServerFeatures
 from slipstream.stores.nats.slow_lane import SlowLane
 
@@ -28,7 +31,7 @@ class Session:
 
     def __init__(self, client: Client, *, owned: bool) -> None:
         self.client = client
-        self.lane = SlowLane(client)
+        self.lane = DataLane(client) if isinstance(client, LaneClient) else SlowLane(client)
         self.features: ServerFeatures | None = None
         self.outdated = False
         self._owned = owned
@@ -59,6 +62,7 @@ class Session:
 
         client = await dial(
             config,
+            client=LaneClient() if _takes_data_lane(config) else StoreClient(),
             on_disconnected=on_disconnected,
             on_reconnected=on_reconnected,
             on_closed=on_closed,
@@ -137,3 +141,19 @@ class Session:
                 connected = True
             reconnects = now_reconnects
         self.lane.closed()
+
+
+def _takes_data_lane(config: NatsConnectionConfig) -> bool:
+    # A WebSocket has frames, closes and pings of its own: those stay nats-py's.
+    if config.lane == "slow" or config.servers[0].startswith("ws"):
+        return False
+    return not _changed()
+
+
+@functools.cache
+def _changed() -> list[str]:
+    """What stands against the data lane, said once."""
+    differences = changed()
+    if differences:
+        _log.warning("the slow lane is used: %s", "; ".join(differences))
+    return differences

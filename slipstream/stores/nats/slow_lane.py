@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
@@ -25,7 +25,8 @@ from slipstream.stores.nats.lane import (
     Listener,
     Message,
     NoResponders,
-    OnMessage,
+    OnMessages,
+    Pending,
     Subscription,
     TooLarge,
 )
@@ -47,7 +48,7 @@ class SlowLane(Lane):
         self._client = client
         self._inbox = client.new_inbox()
         self._tokens = itertools.count()
-        self._pending: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._pending: dict[str, tuple[str, asyncio.Future[Message], list[Message] | None]] = {}
         self._listeners: set[Listener] = set()
         self._connected = asyncio.Event()
         self._closed = False
@@ -81,6 +82,18 @@ class SlowLane(Lane):
             raise Closed
 
     async def request(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Message:
+        return await self._exchange(subject, payload, headers, None)
+
+    def post(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Pending:
+        return _Posted(self.request(subject, payload, headers))
+
+    async def request_many(self, subject: str, payload: bytes = b"") -> list[Message]:
+        messages: list[Message] = []
+        await self._exchange(subject, payload, NO_HEADERS, messages)
+        return messages
+
+    async def _exchange(self, subject: str, payload: bytes, headers: Headers, answers: list[Message] | None) -> Message:
+        """The answer; with a list for several, the last of them, once all are in the list."""
         self._check_open()
         if not self.is_connected:
             if self._connected.is_set():
@@ -91,7 +104,7 @@ class SlowLane(Lane):
             raise Denied("subscription", f"{self._inbox}.*")
         token = str(next(self._tokens))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._pending[token] = (subject, future)
+        self._pending[token] = (subject, future, answers)
         try:
             await self._publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
             message = await future
@@ -107,14 +120,14 @@ class SlowLane(Lane):
             self._sends.append((subject, payload))
             self._sends_waiting.set()
 
-    async def subscribe(self, subject: str, on_message: OnMessage) -> Subscription:
+    async def subscribe(self, subject: str, on_messages: OnMessages) -> Subscription:
         self._check_open()
 
         interest = _Interest(self)
 
         async def forward(msg: Msg) -> None:
             if not interest.closed:
-                on_message(_message(msg))
+                on_messages([_message(msg)])
 
         try:
             # No limits: nats-py drops what exceeds them. The server's flow control bounds what can be under way.
@@ -189,7 +202,7 @@ class SlowLane(Lane):
         if action == "subscription" and refused.lower() == f"{self._inbox}.*".lower():
             self._deaf = True
             self._fail_pending(Denied(action, f"{self._inbox}.*"))
-        for subject, future in tuple(self._pending.values()):
+        for subject, future, _ in tuple(self._pending.values()):
             # nats-py hands the text on in lower case.
             if subject.lower() == refused.lower() and not future.done():
                 future.set_exception(Denied(action, subject))
@@ -216,11 +229,17 @@ class SlowLane(Lane):
 
     async def _on_reply(self, msg: Msg) -> None:
         waiting = self._pending.get(msg.subject[len(self._inbox) + 1 :])
-        if waiting is not None and not waiting[1].done():
-            waiting[1].set_result(_message(msg))
+        if waiting is None or waiting[1].done():
+            return
+        _, future, answers = waiting
+        message = _message(msg)
+        if answers is not None:
+            answers.append(message)
+        if answers is None or message.status is not None:
+            future.set_result(message)
 
     def _fail_pending(self, error: Exception) -> None:
-        for _, future in tuple(self._pending.values()):
+        for _, future, _ in tuple(self._pending.values()):
             if not future.done():
                 future.set_exception(error)
 
@@ -248,6 +267,27 @@ class SlowLane(Lane):
                 _log.debug("a message without an answer was not sent: %s", error)
             except Exception:  # noqa: BLE001 - without the sender flow control stops, and watches with it
                 _log.exception("a message without an answer was not sent")
+
+
+class _Posted(Pending):
+    """A request in a task of its own: nats-py cannot publish without waiting."""
+
+    def __init__(self, request: Coroutine[Any, Any, Message]) -> None:
+        self._task = asyncio.create_task(request, name="slipstream-request")
+
+    async def answer(self) -> Message:
+        await asyncio.wait({self._task})
+        return self._task.result()
+
+    def peek(self) -> Message | None:
+        done = self._task.done() and not self._task.cancelled() and self._task.exception() is None
+        return self._task.result() if done else None
+
+    def close(self) -> None:
+        if not self._task.done():
+            self._task.cancel()
+        elif not self._task.cancelled():
+            self._task.exception()  # whoever closes it without having waited does not want to know
 
 
 class _Interest(Subscription):

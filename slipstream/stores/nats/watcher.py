@@ -73,7 +73,8 @@ class NatsWatch(Watch):
         if feed is None:
             raise StopAsyncIteration
         try:
-            return await feed.next()
+            update = feed.take()
+            return update if update is not None else await feed.next()
         except ChannelClosed:
             raise StopAsyncIteration from None
 
@@ -85,7 +86,7 @@ class NatsWatch(Watch):
             # Nothing is taken before the batch is whole: a cancelled wait then loses nothing.
             size = await self._batch_size(feed, max_items, max_wait)
             try:
-                batch = [update for _ in range(size or 1) if (update := feed.take()) is not None]
+                batch = feed.take_many(size)
             except ChannelClosed:
                 return
             yield batch

@@ -14,15 +14,15 @@ from slipstream.interfaces import KvWriter, Transaction, Ttl
 from slipstream.keys import check_key
 from slipstream.model import KvUpdate, Operation, VersionToken
 from slipstream.stores.nats.bucket import Bucket, deadline
+from slipstream.stores.nats.bulk import BulkWrite
 from slipstream.stores.nats.decode import OPERATION, ROLLUP, TTL
 from slipstream.stores.nats.pipeline import pipelined
-from slipstream.stores.nats.publish import publication
+from slipstream.stores.nats.publish import Publication, publication
 from slipstream.stores.nats.scan import last_updates
 from slipstream.stores.nats.transaction import NatsTransaction
 from slipstream.transactions import retried
 
 T = TypeVar("T")
-_WINDOW = 256
 _PURGES = 64
 
 
@@ -118,35 +118,11 @@ class NatsWriter(KvWriter):
     async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         checked = [(key, self._checked(key, value, None)[0]) for key, value in pairs]
-        ends_at = asyncio.get_running_loop().time() + self._bucket.op_timeout
-        errors: dict[str, KvError] = {}
-        versions: dict[str, VersionToken] = {}
-        before: dict[str, asyncio.Event] = {}
-        # A key that comes twice is written in order: the second waits for the first.
-        queue = []
-        for key, payload in checked:
-            done = asyncio.Event()
-            queue.append((key, payload, before.get(key), done))
-            before[key] = done
-
-        async def one(item: tuple[str, bytes, asyncio.Event | None, asyncio.Event]) -> VersionToken | None:
-            key, payload, earlier, done = item
-            try:
-                if earlier is not None:
-                    await earlier.wait()
-                version = VersionToken.from_u64(await self._write(key, payload, {}, ends_at=ends_at))
-            except KvError as error:
-                errors[key] = error
-                return None
-            finally:
-                done.set()
-            versions[key] = version
-            return version
-
-        results = await pipelined(queue, one, window=_WINDOW)
-        if errors:
-            raise bulk_error(store=self._bucket.name, versions=versions, errors=errors)
-        return [version for version in results if version is not None]
+        writes = BulkWrite(self._bucket, fence=self._fence)
+        await writes.run(checked)
+        if writes.errors:
+            raise bulk_error(store=self._bucket.name, versions=writes.versions, errors=writes.errors)
+        return writes.in_order
 
     def transaction(self) -> Transaction:
         return NatsTransaction(self._bucket, fence=self._fence)
@@ -193,14 +169,14 @@ class NatsWriter(KvWriter):
             )
         return last.data
 
-    async def _write(
-        self,
-        key: str,
-        payload: bytes,
-        headers: dict[str, str],
-        *,
-        expected: int | None = None,
-        ends_at: float | None = None,
-    ) -> int:
-        async with publication(self._bucket, key, ends_at=ends_at) as attempt:
-            return await attempt.send(payload, headers, expected=expected, fence=self._fence)
+    async def _write(self, key: str, payload: bytes, headers: dict[str, str], *, expected: int | None = None) -> int:
+        # As `publication`, without the cost of its context manager: this is every single write.
+        attempt = Publication(self._bucket, key)
+        try:
+            async with asyncio.timeout(self._bucket.op_timeout):
+                return await attempt.send(payload, headers, expected=expected, fence=self._fence)
+        except KvError as error:
+            error.outcome_unknown = error.outcome_unknown or attempt.outcome_unknown
+            raise
+        except TimeoutError:
+            raise attempt.too_late() from None
