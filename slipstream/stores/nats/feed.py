@@ -307,7 +307,7 @@ class Feed(Listener):
             else:
                 early.append(message)
 
-        consumer, seen = await open_consumer(
+        consumer, seen, ended = await open_consumer(
             self._bucket,
             self._options,
             on_message,
@@ -318,6 +318,9 @@ class Feed(Listener):
         self._consumer, self._seen = consumer, seen
         self._heard_at = asyncio.get_running_loop().time()
         self._intake.counted(consumer.pending)
+        if not self._options.ends:
+            # A scan may pass over a tombstone: what it returned was there meanwhile. A watch may not.
+            self._intake.ends_initially(ended)
         self.resumes += resuming
         opened = True
         for message in early:

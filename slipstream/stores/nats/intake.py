@@ -61,6 +61,7 @@ class Intake:
         self._queued = 0
         self._taken = 0
         self._live = not cursor.is_none
+        self._initial_end: int | None = None
         self._complete_after: int | None = None
         self._flow: deque[tuple[int, str]] = deque()
         self._progress: int | None = None
@@ -76,8 +77,14 @@ class Intake:
         if self._held:
             self.received = self._held[0].after
             self._held.clear()
+        if self.received is not None and self._initial_end is not None:
+            self._live = True  # now everything that came after is sent, not just the last of each key
         self._consumer_sequence = 0
         self._flow.clear()
+
+    def ends_initially(self, revision: int) -> None:
+        """The bucket ended here when the first consumer was made: what comes later must come without a gap."""
+        self._initial_end = revision
 
     def counted(self, pending: int) -> None:
         """What the create reply counted, unless a delivery has told a newer count already."""
@@ -107,9 +114,7 @@ class Intake:
                 created=created,
             )
         size = value_size(message.headers, message.data) if self._headers_only else len(message.data)
-        after = self.received
-        follows = revision is None or after is None or revision == after + 1
-        return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, gap=not follows)
+        return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, delivered=True)
 
     def _control(self, message: Message) -> list[Arrival]:
         """A flow control request, to be answered when the reader has come this far; or a heartbeat."""
@@ -128,22 +133,27 @@ class Intake:
         # In the initial state the server counts along its list of keys, not along the stream.
         if progress is None or self._complete_after is None:
             return []
-        # Nothing was delivered on the way there: also the very next record may have been one of ours, and evicted.
-        return self._arrived(None, 0, progress, gap=self.received is not None)
+        return self._arrived(None, 0, progress, delivered=False)
 
-    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None, *, gap: bool) -> list[Arrival]:
+    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None, *, delivered: bool) -> list[Arrival]:
+        self._leave_initial_state(revision)
         after = self.received
         if revision is not None:
             if after is not None and revision <= after:
                 return []
             self.received = revision
         arrival = Arrival(update, size, after, revision)
-        # In the initial state gaps are the rule: only the last record of each key is delivered.
-        live = self._live or self._complete_after is not None
-        if self._held or (gap and live and self._evicts):
+        if self._held or (self._evicts and self._live and _skips(arrival, delivered)):
             self._held.append(arrival)
             return []
         return [arrival]
+
+    def _leave_initial_state(self, revision: int | None) -> None:
+        """In the initial state gaps are the rule: only the last record of each key is sent. Beyond it they count."""
+        if not self._live and self._initial_end is not None and revision is not None and revision > self._initial_end:
+            self._live = True
+            # Records come in order: what was there at the beginning has been sent.
+            self.received = max(self.received or 0, self._initial_end)
 
     # Held back until it is known that nothing was evicted.
 
@@ -187,6 +197,7 @@ class Intake:
     def proven(self) -> None:
         """What was received so far completes the initial state."""
         self._complete_after = self._queued
+        self._live = True
 
     @property
     def complete(self) -> bool:
@@ -213,3 +224,11 @@ class Intake:
     def _move(self, revision: int | None) -> None:
         if revision is not None and (self.handed_out is None or revision > self.handed_out):
             self.handed_out = revision
+
+
+def _skips(arrival: Arrival, delivered: bool) -> bool:
+    """There is room between this position and the one before for a record that was not delivered."""
+    if arrival.revision is None or arrival.after is None:
+        return False
+    # Mere progress delivers nothing: also the very next record may have been one of ours, and evicted.
+    return not (delivered and arrival.revision == arrival.after + 1)

@@ -50,9 +50,10 @@ class Seen(NamedTuple):
 
 async def open_consumer(
     bucket: Bucket, options: FeedOptions, on_message: OnMessage, *, revision: int | None, seen: Seen | None
-) -> tuple[PushConsumer, Seen]:
+) -> tuple[PushConsumer, Seen, int]:
     """A consumer after `revision`, with both ends and the incarnation compared before and after it is made.
 
+    Returns: with it the bucket as it was afterwards, and the last revision from before.
     Args:
         seen: the bucket when a running feed last looked at it; None for a feed that begins, which is judged strictly.
     Raises: CursorExpiredError, and what `PushConsumer.open` raises.
@@ -93,7 +94,7 @@ async def open_consumer(
     except BaseException:
         consumer.abandon()
         raise
-    return consumer, Seen.now(after)
+    return consumer, Seen.now(after), before.last_revision
 
 
 def expired(
