@@ -25,7 +25,10 @@ class Channel(Generic[T]):
         if max_bytes < 1:
             raise ValueError("max_bytes is at least 1")
         self._max_bytes = max_bytes
-        self._items: deque[tuple[T, int]] = deque()
+        # In chunks, as they were offered: their bytes count until the last item of a chunk is taken.
+        self._chunks: deque[tuple[list[T], int]] = deque()
+        self._first = 0
+        self._count = 0
         self._bytes = 0
         self._closed = False
         self._error: BaseException | None = None
@@ -33,7 +36,7 @@ class Channel(Generic[T]):
         self._wanted = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._count
 
     @property
     def pending_bytes(self) -> int:
@@ -51,20 +54,16 @@ class Channel(Generic[T]):
 
     def offer(self, item: T, size: int) -> bool:
         """Queue the item if there is room; True if it was. One item larger than the bound passes an empty channel."""
-        if self._closed or (self._items and self._bytes + size > self._max_bytes):
-            return False
-        self._items.append((item, size))
-        self._bytes += size
-        if self._waiter is not None:
-            self._wake()
-        return True
+        return self.offer_many([item], size)
 
-    def offer_many(self, items: list[tuple[T, int]], size: int) -> bool:
-        """As `offer`, for several with their sizes, and the sum of those; all of them or none."""
-        if self._closed or (self._items and self._bytes + size > self._max_bytes):
+    def offer_many(self, items: list[T], size: int) -> bool:
+        """As `offer`, for several with the sum of their sizes; all of them or none. The list is the channel's then."""
+        if self._closed or (self._count and self._bytes + size > self._max_bytes):
             return False
-        self._items.extend(items)
-        self._bytes += size
+        if items:
+            self._chunks.append((items, size))
+            self._count += len(items)
+            self._bytes += size
         if self._waiter is not None:
             self._wake()
         return True
@@ -78,9 +77,13 @@ class Channel(Generic[T]):
 
     def get_nowait(self) -> T | None:
         """The next item, or None if there is none now. Raises as `get` once closed and empty."""
-        if self._items:
-            item, size = self._items.popleft()
-            self._bytes -= size
+        if self._count:
+            items, size = self._chunks[0]
+            item = items[self._first]
+            self._first += 1
+            self._count -= 1
+            if self._first == len(items):
+                self._drop_first(size)
             return item
         if self._closed:
             raise self._error if self._error is not None else ChannelClosed
@@ -88,16 +91,27 @@ class Channel(Generic[T]):
 
     def take_nowait(self, limit: int) -> list[T]:
         """Up to `limit` items at once, none if there is none now. Raises as `get` once closed and empty."""
-        if not self._items and self._closed:
+        if not self._count and self._closed:
             raise self._error if self._error is not None else ChannelClosed
-        pop = self._items.popleft
-        taken = [pop() for _ in range(min(limit, len(self._items)))]
-        self._bytes -= sum([size for _, size in taken])
-        return [item for item, _ in taken]
+        taken: list[T] = []
+        while self._count and len(taken) < limit:
+            items, size = self._chunks[0]
+            part = items[self._first : self._first + limit - len(taken)]
+            self._first += len(part)
+            self._count -= len(part)
+            if self._first == len(items):
+                self._drop_first(size)
+            taken += part
+        return taken
 
     def peek(self, index: int = 0) -> T:
         """An item without taking it, 0 being the next. Raises: IndexError."""
-        return self._items[index][0]
+        index += self._first
+        for items, _ in self._chunks:
+            if index < len(items):
+                return items[index]
+            index -= len(items)
+        raise IndexError("so many are not queued")
 
     async def get(self) -> T:
         """Wait for the next item and take it. Cancelled, it has taken nothing.
@@ -112,7 +126,7 @@ class Channel(Generic[T]):
 
     async def wait(self, *, more_than: int = 0) -> None:
         """Return once more than so many items are queued or the channel is closed; takes nothing."""
-        while len(self._items) <= more_than and not self._closed:
+        while self._count <= more_than and not self._closed:
             if self._waiter is not None:
                 raise RuntimeError("another task is already waiting on this channel")
             self._waiter = asyncio.get_running_loop().create_future()
@@ -122,7 +136,12 @@ class Channel(Generic[T]):
             finally:
                 self._waiter = None
 
+    def _drop_first(self, size: int) -> None:
+        self._chunks.popleft()
+        self._first = 0
+        self._bytes -= size
+
     def _wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and (self._closed or len(self._items) > self._wanted) and not waiter.done():
+        if waiter is not None and (self._closed or self._count > self._wanted) and not waiter.done():
             waiter.set_result(None)

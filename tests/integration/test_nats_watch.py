@@ -516,6 +516,27 @@ class TestExpiry:
         # Revisions are the numbers of the writes here: every watched one up to the cursor was handed out.
         assert [update.revision for update in seen] == list(range(3, cursor + 1, 2))
 
+    async def test_a_tombstone_that_is_evicted_during_the_initial_state_is_not_passed_over(
+        self, connect: Connect, nats_server: NatsServer, bucket: str
+    ) -> None:
+        config = StoreConfig(name=bucket, max_bytes=8 * MiB, discard="old")
+        store = await (await connect(nats_server.url, heartbeat=0.2)).store(config)
+        await store.put("victim", b"alive")
+        await store.put_many([(f"old.{number}", bytes(10_000)) for number in range(700)])
+        async with store.watch() as watch:
+            assert [update.key for update in await collect(watch, 1)] == ["victim"]
+            # The reader stalls, and the server behind it: it will not send what retention takes away meanwhile.
+            await store.delete("victim")
+            await store.put_many([(f"new.{number}", bytes(10_000)) for number in range(1600)])
+            seen: list[KvUpdate] = []
+            with pytest.raises(CursorExpiredError) as caught:
+                async with bounded():
+                    await read_on(watch, seen)
+            assert not watch.hydrated
+        assert caught.value.reason == "compacted"
+        assert "victim" not in {update.key for update in seen}
+        assert (watch.cursor.as_u64() or 0) <= 701
+
     async def test_a_hot_key_with_a_slow_reader_is_never_expired(
         self, connect: Connect, nats_server: NatsServer, bucket: str
     ) -> None:

@@ -430,9 +430,63 @@ class TestGaps:
         reader.receive(delivery(22, 4))
         assert reader.intake.held_after == 20
 
+    def test_beyond_the_end_of_the_initial_state_they_count_before_its_proof(self) -> None:
+        reader = Reader(make_intake(None, evicts=True))
+        reader.intake.ends_initially(10)
+        for sequence, revision in enumerate((3, 8, 10, 11), start=1):
+            reader.receive(delivery(revision, sequence))
+        assert (reader.intake.held_after, len(reader.queue)) == (None, 4)
+        reader.receive(delivery(13, 5))
+        assert reader.intake.held_after == 11
+
+    def test_the_first_record_beyond_it_has_to_follow_its_end(self) -> None:
+        reader = Reader(make_intake(None, evicts=True))
+        reader.intake.ends_initially(10)
+        reader.receive(delivery(3, 1))
+        reader.receive(delivery(12, 2))
+        # What lies between 3 and 10 is of no interest: what was there at the beginning has been sent.
+        assert reader.intake.held_after == 10
+        reader.release()
+        reader.take_all()
+        assert (reader.revisions, reader.intake.handed_out) == ([3, 12], 12)
+
+    def test_a_bucket_that_was_empty_at_first_has_no_initial_state(self) -> None:
+        reader = Reader(make_intake(None, evicts=True))
+        reader.intake.ends_initially(0)
+        reader.receive(delivery(1, 1))
+        assert reader.intake.held_after is None
+        reader.receive(delivery(3, 2))
+        assert reader.intake.held_after == 1
+
+    def test_a_consumer_that_goes_on_in_the_initial_state_sends_everything(self) -> None:
+        reader = Reader(make_intake(None, evicts=True))
+        reader.intake.ends_initially(10)
+        reader.receive(delivery(3, 1))
+        reader.intake.begin()
+        reader.intake.ends_initially(12)
+        reader.receive(delivery(5, 1))
+        assert reader.intake.held_after == 3
+
+    def test_one_that_starts_over_does_not(self) -> None:
+        reader = Reader(make_intake(None, evicts=True))
+        reader.intake.ends_initially(10)
+        reader.intake.begin()
+        reader.intake.ends_initially(12)
+        reader.receive(delivery(3, 1))
+        reader.receive(delivery(12, 2))
+        assert reader.intake.held_after is None
+
+    def test_what_a_scan_reads_has_none(self) -> None:
+        reader = Reader(make_intake(None, evicts=True))  # nobody says where it ends
+        reader.receive(delivery(3, 1))
+        reader.intake.begin()
+        reader.receive(delivery(9, 1))
+        assert reader.intake.held_after is None
+
     def test_a_backlog_is_not(self) -> None:
         reader = Reader(make_intake(2, evicts=True))
-        reader.receive(delivery(4, 1))
+        reader.intake.ends_initially(10)
+        reader.receive(delivery(12, 1))
         assert reader.intake.held_after == 2
 
     def test_a_new_consumer_starts_before_a_held_gap(self) -> None:

@@ -25,11 +25,12 @@ from slipstream.stores.nats.decode import (
     header_number,
     is_marker,
     is_plain,
+    parse_head,
     parse_stored_headers,
     parse_time,
 )
 from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_api_error
-from slipstream.stores.nats.lane import Lane, Message
+from slipstream.stores.nats.lane import Lane, Message, read_frame
 from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
 _ANSWER_BYTES = 16 * 1024 * 1024
@@ -42,20 +43,23 @@ _ANSWER = re.compile(
 class StoredMessage:
     """A message as the stream holds it. Its headers are read when they are asked for."""
 
-    __slots__ = ("_carrier", "data", "sequence", "stamp", "subject")
+    __slots__ = ("_carrier", "_plain", "data", "sequence", "stamp", "subject")
 
     def __init__(
-        self, subject: str, sequence: int, headers: Headers | Message, data: bytes, stamp: Moment = None
+        self, subject: str, sequence: int, headers: Headers | bytes, data: bytes, stamp: Moment = None
     ) -> None:
         self.subject = subject
         self.sequence = sequence
         self.data = data
         self.stamp = stamp
         self._carrier = headers
+        self._plain: bool | None = None
 
     @property
     def headers(self) -> Headers:
-        return self._carrier.headers if isinstance(self._carrier, Message) else self._carrier
+        if isinstance(self._carrier, bytes):
+            self._carrier = parse_head(self._carrier)[0]
+        return self._carrier
 
     @property
     def created(self) -> datetime | None:
@@ -64,7 +68,9 @@ class StoredMessage:
     @property
     def is_plain(self) -> bool:
         """Its headers are certain to say nothing of how it is to be understood."""
-        return isinstance(self._carrier, Message) and bool(self._carrier.head) and is_plain(self._carrier.head)
+        if self._plain is None:
+            self._plain = isinstance(self._carrier, bytes) and is_plain(self._carrier)
+        return self._plain
 
     @property
     def is_marker(self) -> bool:
@@ -191,15 +197,17 @@ class JetStreamApi:
     async def last_of_many(self, stream: str, subjects: Sequence[str]) -> KeysPage:
         """The last messages of up to 1024 subjects, as whichever replica answers has them; some may be missing."""
         body = json.dumps({"multi_last": subjects}).encode()
-        *messages, end = await self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
+        *frames, last = await self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
+        end = read_frame(last)
         if end.status == 404:
             return KeysPage([], whole=True)
         if end.status != 204:
             raise ApiError(end.status, None, end.description or "an answer that cannot be read")
         pending = header_number(end.headers, PENDING)
         # nats-server 2.11 counts one too few (PROTOCOL.md, c): where it may have stopped for the size, ask again.
-        stopped = sum([len(message.data) for message in messages]) > _ANSWER_BYTES
-        return KeysPage([_direct(message) for message in messages], whole=pending == 0 and not stopped)
+        stopped = sum([len(data) for *_, data in frames]) > _ANSWER_BYTES
+        messages = [_quickly(frame[2], frame[3]) or _direct(read_frame(frame)) for frame in frames]
+        return KeysPage(messages, whole=pending == 0 and not stopped)
 
     async def create_consumer(self, stream: str, name: str, config: Mapping[str, Any]) -> ConsumerCreated:
         answer = await self.call(
@@ -237,16 +245,25 @@ class JetStreamApi:
 
 def _direct(message: Message) -> StoredMessage:
     """The stored message that a direct get was answered with."""
-    head = message.head
-    # As it came, to read all the headers of an answer costs more than the answer. The server's stand behind the stored.
-    found = _ANSWER.match(head, head.rfind(b"\r\nNats-Stream: ")) if head else None
-    if found is not None and message.status is None:
-        subject, sequence, stored = found.groups()
-        return StoredMessage(subject.decode(), int(sequence), message, message.data, stored.decode())
+    quickly = _quickly(message.head, message.data)
+    if quickly is not None:
+        return quickly
     number = header_number(message.headers, SEQUENCE)
     if message.status is not None or number is None or SUBJECT not in message.headers:
         raise ApiError(message.status, None, message.description or "an answer that cannot be read")
-    return StoredMessage(message.headers[SUBJECT], number, message, message.data, message.headers.get(TIME_STAMP, ""))
+    return StoredMessage(
+        message.headers[SUBJECT], number, message.headers, message.data, message.headers.get(TIME_STAMP, "")
+    )
+
+
+def _quickly(head: bytes, data: bytes) -> StoredMessage | None:
+    """As `_direct`, where the server's headers are in their usual order: to read them all costs more than the rest."""
+    # They stand behind the stored ones.
+    found = _ANSWER.match(head, head.rfind(b"\r\nNats-Stream: ")) if head.startswith(b"NATS/1.0\r\n") else None
+    if found is None:
+        return None
+    subject, sequence, stored = found.groups()
+    return StoredMessage(subject.decode(), int(sequence), head, data, stored)
 
 
 def _checked(message: Message) -> dict[str, Any]:

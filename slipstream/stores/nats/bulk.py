@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 from slipstream.commits import Fence
 from slipstream.errors import KvError, OperationTimeoutError
-from slipstream.model import KvEntry, VersionToken
+from slipstream.model import KvEntry, VersionToken, new_entry
 from slipstream.stores.nats.api import KeysPage
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket
+from slipstream.stores.nats.decode import MESSAGE_ID
 from slipstream.stores.nats.error_map import ApiError
 from slipstream.stores.nats.lane import Pending
 from slipstream.stores.nats.pipeline import pipelined
-from slipstream.stores.nats.publish import Publication
+from slipstream.stores.nats.publish import Publication, acknowledged, guard_headers
 
 _SUBJECTS = 1024
 """The server answers 413 to a request for more (PROTOCOL.md, c)."""
@@ -27,10 +28,13 @@ _WRITE_BYTES = 4 * 1024 * 1024
 
 
 class _Write(NamedTuple):
+    """A write that was sent, or could not be: then `posted` is None."""
+
     key: str
     payload: bytes
-    attempt: Publication
     posted: Pending | None
+    message_id: str | None
+    sent_at: float
 
 
 async def read_many(bucket: Bucket, keys: Sequence[str], found: dict[str, KvEntry]) -> list[str]:
@@ -53,8 +57,10 @@ async def read_many(bucket: Bucket, keys: Sequence[str], found: dict[str, KvEntr
             for message in page.messages:
                 key = bucket.key(message.subject)
                 seen.add(key)
-                if message.sequence < bucket.own_writes.get(key, 0):
+                if bucket.own_writes and message.sequence < bucket.own_writes.get(key, 0):
                     stale.append(key)
+                elif message.is_plain:
+                    found[key] = new_entry(key, message.data, message.sequence, message.stamp)
                 elif not await bucket.has_expired(message.expires) and (entry := bucket.entry(message)) is not None:
                     found[key] = entry
             left = [key for key in left if key not in seen]
@@ -90,27 +96,35 @@ class BulkWrite:
     def __init__(self, bucket: Bucket, *, fence: Fence | None = None) -> None:
         self._bucket = bucket
         self._fence = fence
-        self._ends_at = asyncio.get_running_loop().time() + bucket.op_timeout
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + bucket.op_timeout
         self._under_way: deque[_Write] = deque()
         self._bytes = 0
-        self._keys: set[str] = set()
-        self.versions: dict[str, VersionToken] = {}
+        self._done: list[tuple[str, VersionToken]] = []
         self.errors: dict[str, KvError] = {}
-        self.in_order: list[VersionToken] = []
 
-    async def run(self, items: Iterable[tuple[str, bytes]]) -> None:
+    @property
+    def versions(self) -> dict[str, VersionToken]:
+        return dict(self._done)
+
+    @property
+    def in_order(self) -> list[VersionToken]:
+        return [version for _, version in self._done]
+
+    async def run(self, items: Sequence[tuple[str, bytes]]) -> None:
         """Write them; `versions` and `errors` tell what became of each key."""
+        once = len(dict(items)) == len(items)
         left = iter(items)
-        too_late = False
+        now = self._loop.time()
         try:
             for key, payload in left:
-                while self._under_way and not self._has_room(key, len(payload)) and not too_late:
-                    too_late = await self._finish_first()
-                # What does not wait would be sent also when the time is up.
-                if too_late or asyncio.get_running_loop().time() >= self._ends_at:
+                while self._under_way and not (self._has_room(len(payload)) and (once or self._is_free(key))):
+                    await self._finish_first()
+                    now = self._loop.time()
+                if now >= self._ends_at:  # what does not wait would be sent all the same
                     self._not_sent(key)
                     break
-                self._send(key, payload)
+                self._send(key, payload, now)
             while self._under_way:
                 await self._finish_first()
             for key, _ in left:
@@ -120,44 +134,55 @@ class BulkWrite:
                 if write.posted is not None:
                     write.posted.close()
 
-    def _has_room(self, key: str, size: int) -> bool:
-        return len(self._under_way) < _WRITES and self._bytes + size <= _WRITE_BYTES and key not in self._keys
+    def _has_room(self, size: int) -> bool:
+        return len(self._under_way) < _WRITES and self._bytes + size <= _WRITE_BYTES
 
-    def _send(self, key: str, payload: bytes) -> None:
-        attempt = Publication(self._bucket, key)
+    def _is_free(self, key: str) -> bool:
+        return all(write.key != key for write in self._under_way)
+
+    def _send(self, key: str, payload: bytes, now: float) -> None:
+        bucket = self._bucket
+        subject, message_id = bucket.subject(key), bucket.message_id()
+        headers = {} if message_id is None else {MESSAGE_ID: message_id}
+        if self._fence is not None:
+            headers |= guard_headers(bucket, subject, fence=self._fence)
         try:
-            posted = attempt.post(payload, fence=self._fence)
+            posted = bucket.lane.post(subject, payload, headers)
         except LANE_FAILURES:
             posted = None  # tried again, or told, when it is this one's turn
-        self._under_way.append(_Write(key, payload, attempt, posted))
+        self._under_way.append(_Write(key, payload, posted, message_id, now))
         self._bytes += len(payload)
-        self._keys.add(key)
 
-    async def _finish_first(self) -> bool:
-        """Wait for the oldest; True if it took too long."""
+    async def _finish_first(self) -> None:
+        """Wait for the oldest. It stays under way until it is settled, so that a cancelled wait closes it."""
         write = self._under_way[0]
-        key = write.key
-        try:
-            revision = write.attempt.acknowledged(write.posted) if write.posted is not None else None
-            if revision is None:
-                if write.posted is None and asyncio.get_running_loop().time() >= self._ends_at:
-                    raise TimeoutError
-                async with asyncio.timeout_at(self._ends_at):
-                    revision = await write.attempt.send(write.payload, {}, fence=self._fence, posted=write.posted)
-        except KvError as error:
-            error.outcome_unknown = error.outcome_unknown or write.attempt.outcome_unknown
-            self.errors[key] = error
-        except TimeoutError:
-            self.errors[key] = write.attempt.too_late()
-        else:
-            version = self.versions[key] = VersionToken.from_u64(revision)
-            self.in_order.append(version)
+        revision = acknowledged(write.posted) if write.posted is not None else None
+        if revision is None:
+            revision = await self._settle(write)
+        elif self._bucket.reads == "session":
+            self._bucket.own_writes[write.key] = revision
+        if revision is not None:
+            self._done.append((write.key, VersionToken.from_u64(revision)))
         self._under_way.popleft()
         self._bytes -= len(write.payload)
-        self._keys.discard(key)
+
+    async def _settle(self, write: _Write) -> int | None:
+        """Wait for the answer, and send it again where that can be; None with an entry in `errors`."""
+        attempt = Publication(self._bucket, write.key, message_id=write.message_id, sent_at=write.sent_at)
+        attempt.outcome_unknown = write.posted is not None
+        try:
+            if write.posted is None and self._loop.time() >= self._ends_at:
+                raise TimeoutError
+            async with asyncio.timeout_at(self._ends_at):
+                return await attempt.send(write.payload, {}, fence=self._fence, posted=write.posted)
+        except KvError as error:
+            error.outcome_unknown = error.outcome_unknown or attempt.outcome_unknown
+            self.errors[write.key] = error
+        except TimeoutError:
+            self.errors[write.key] = attempt.too_late()
         if write.posted is not None:
             write.posted.close()
-        return isinstance(self.errors.get(key), OperationTimeoutError)
+        return None
 
     def _not_sent(self, key: str) -> None:
         self.errors[key] = OperationTimeoutError(

@@ -17,7 +17,7 @@ from urllib.parse import ParseResult
 from nats.aio.client import Client, Srv, __version__
 from nats.aio.transport import Transport
 
-from slipstream.stores.nats.lane import OnMessages
+from slipstream.stores.nats.lane import OnFrames
 from slipstream.stores.nats.wire import WireError, WireReader, error_text
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class LaneClient(StoreClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self.routes: dict[bytes, OnMessages] = {}
+        self.routes: dict[bytes, OnFrames] = {}
         self.on_lost: Callable[[], None] = _nothing
         self.on_error_text: Callable[[str], None] = _nothing
 

@@ -14,7 +14,7 @@ from slipstream.errors import UnsupportedError
 from slipstream.stores.nats.api import ConsumerCreated
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses
 from slipstream.stores.nats.error_map import CONSUMER_NOT_FOUND, ApiError
-from slipstream.stores.nats.lane import Closed, Disconnected, NoResponders, OnMessages, Subscription
+from slipstream.stores.nats.lane import Closed, Disconnected, NoResponders, OnFrames, Subscription
 from slipstream.stores.nats.stream_config import NANOSECONDS
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class PushConsumer:
     async def open(
         cls,
         bucket: Bucket,
-        on_messages: OnMessages,
+        on_frames: OnFrames,
         *,
         purpose: str,
         filters: list[str],
@@ -55,7 +55,7 @@ class PushConsumer:
         Raises: UnsupportedError, and what `JetStreamApi` raises.
         """
         inbox = bucket.lane.new_inbox()
-        subscription = await bucket.lane.subscribe(inbox, on_messages)
+        subscription = await bucket.lane.subscribe(inbox, on_frames)
         consumer = cls(bucket, f"slipstream-{purpose}-{secrets.token_hex(8)}", subscription)
         config: dict[str, Any] = {
             "name": consumer.name,

@@ -14,14 +14,16 @@ from slipstream.stores.nats.lane import (
     Closed,
     Denied,
     Disconnected,
+    Frame,
     Lane,
     Listener,
     Message,
     NoResponders,
-    OnMessages,
+    OnFrames,
     Pending,
     Subscription,
     TooLarge,
+    read_frame,
 )
 from slipstream.stores.nats.wire import SID_MARK, publish_command, subscribe_command, too_large, unsubscribe_command
 
@@ -41,7 +43,7 @@ class DataLane(Lane):
         self._inbox = client.new_inbox()
         self._tokens = itertools.count()
         self._sids = itertools.count(1)
-        self._pending: dict[str, _Request] = {}
+        self._pending: dict[bytes, _Request] = {}
         self._interests: dict[bytes, str] = {}
         self._listeners: set[Listener] = set()
         self._connected = asyncio.Event()
@@ -79,11 +81,11 @@ class DataLane(Lane):
     def post(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> _Request:
         return self._post(_Request(self, subject, many=False), payload, headers)
 
-    async def request_many(self, subject: str, payload: bytes = b"") -> list[Message]:
+    async def request_many(self, subject: str, payload: bytes = b"") -> list[Frame]:
         request = self._post(_Request(self, subject, many=True), payload, NO_HEADERS)
         try:
             await request.answer()
-            return request.messages
+            return request.frames
         finally:
             request.close()
 
@@ -91,9 +93,9 @@ class DataLane(Lane):
         if self.is_connected:
             self._client.send(publish_command(subject, "", payload, NO_HEADERS))
 
-    async def subscribe(self, subject: str, on_messages: OnMessages) -> Subscription:
+    async def subscribe(self, subject: str, on_frames: OnFrames) -> Subscription:
         self._check_open()
-        return _Interest(self, self._subscribe(subject, on_messages))
+        return _Interest(self, self._subscribe(subject, on_frames))
 
     def new_inbox(self) -> str:
         return self._client.new_inbox()
@@ -160,20 +162,22 @@ class DataLane(Lane):
             raise Disconnected(sent=False)
         if self._deaf:
             raise Denied("subscription", f"{self._inbox}.*")
-        reply = request.reply = f"{self._inbox}.{next(self._tokens)}"
+        reply = f"{self._inbox}.{next(self._tokens)}"
+        request.reply = reply.encode()
         command = publish_command(request.subject, reply, payload, headers)
         # Counted with its first line, which is shorter than that: looked at closely only where it could matter.
         if len(command) > self._client.max_payload - _LINE_BYTES and too_large(command, self._client.max_payload):
             raise TooLarge
-        self._pending[reply] = request
+        self._pending[request.reply] = request
         self._client.send(command)
         return request
 
-    def _answered(self, messages: list[Message]) -> None:
-        for message in messages:
-            request = self._pending.get(message.subject)
+    def _answered(self, frames: list[Frame]) -> None:
+        pending = self._pending
+        for frame in frames:
+            request = pending.get(frame[0])
             if request is not None:
-                request.take(message)
+                request.take(frame)
 
     def forget(self, request: _Request) -> None:
         self._pending.pop(request.reply, None)
@@ -183,10 +187,10 @@ class DataLane(Lane):
         for request in requests.values():
             request.fail(error)
 
-    def _subscribe(self, subject: str, on_messages: OnMessages) -> bytes:
-        def deliver(messages: list[Message]) -> None:
+    def _subscribe(self, subject: str, on_frames: OnFrames) -> bytes:
+        def deliver(frames: list[Frame]) -> None:
             try:
-                on_messages(messages)
+                on_frames(frames)
             except Exception:  # noqa: BLE001 - a bug of one reader: the others on this connection go on
                 _log.exception("a reader of %s failed", subject)
 
@@ -221,7 +225,7 @@ class DataLane(Lane):
 class _Request(Pending):
     """A request and what came for it. A future is made only where somebody has to wait."""
 
-    __slots__ = ("_done", "_error", "_lane", "_many", "_waiter", "messages", "reply", "subject")
+    __slots__ = ("_done", "_error", "_lane", "_many", "_waiter", "frames", "reply", "subject")
 
     def __init__(self, lane: DataLane, subject: str, *, many: bool) -> None:
         self._lane = lane
@@ -230,8 +234,8 @@ class _Request(Pending):
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.subject = subject
-        self.reply = ""
-        self.messages: list[Message] = []
+        self.reply = b""
+        self.frames: list[Frame] = []
 
     async def answer(self) -> Message:
         if not self._done:
@@ -239,20 +243,20 @@ class _Request(Pending):
             await self._waiter
         if self._error is not None:
             raise self._error
-        message = self.messages[-1]
+        message = read_frame(self.frames[-1])
         if message.status == NO_RESPONDERS and not message.data:
             raise NoResponders
         return message
 
-    def peek(self) -> Message | None:
-        return self.messages[-1] if self._done and self._error is None else None
+    def peek(self) -> bytes | None:
+        return self.frames[-1][3] if self._done and self._error is None else None
 
     def close(self) -> None:
         self._lane.forget(self)
 
-    def take(self, message: Message) -> None:
-        self.messages.append(message)
-        if not self._many or message.status is not None:
+    def take(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        if not self._many or frame[2][8:9] == b" ":  # a status: the last of them
             self._finish()
 
     def fail(self, error: Exception) -> None:

@@ -41,7 +41,6 @@ TIME_STAMP = "Nats-Time-Stamp"
 
 _U64 = 2**64
 _HEADER_LINE = b"NATS/1.0"
-_ONLY_ID = b"NATS/1.0\r\nNats-Msg-Id:"
 _TTL = TTL.encode()
 _ACK = re.compile(
     # Lazily: most have the short form.
@@ -182,11 +181,9 @@ def value_size(headers: Headers, data: bytes) -> int:
 def is_plain(head: bytes) -> bool:
     """A header block says nothing of how its message is to be understood: one with a value is a put.
 
-    Looked for in the block as it came: to read the headers of every message would cost more than all the rest. Too
-    careful where the value of a header repeats such a name.
+    Looked for in the block, or in several at once, as they came: to read the headers of every message would cost more
+    than all the rest. Too careful where the value of a header repeats such a name.
     """
-    if head.startswith(_ONLY_ID) and head.count(b"\r\n") == 3:
-        return True  # as slipstream writes it
     return not (b"KV-Operation" in head or b"Nats-Marker-Reason" in head or b"Nats-Batch-" in head or _TTL in head)
 
 

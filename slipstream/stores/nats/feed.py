@@ -19,7 +19,7 @@ from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError
 from slipstream.stores.nats.intake import Arrival, Intake, OutOfStep
-from slipstream.stores.nats.lane import Disconnected, Listener, Message, NoResponders
+from slipstream.stores.nats.lane import Disconnected, Frame, Listener, NoResponders, read_frame
 from slipstream.stores.nats.opening import FeedOptions, Seen, expired, open_consumer
 from slipstream.stores.nats.pipeline import pipelined
 
@@ -40,7 +40,7 @@ class Feed(Listener):
         self._options = options
         self._intake = Intake(
             options.cursor,
-            key_of=bucket.key,
+            subject_prefix=bucket.subject(""),
             accepts=options.accepts,
             evicts=bucket.retention.evicts,
             headers_only=options.headers_only,
@@ -176,21 +176,22 @@ class Feed(Listener):
             self._consumer.forget()
             self._consumer = None
 
-    def _on_messages(self, generation: int, messages: list[Message]) -> None:
+    def _on_frames(self, generation: int, frames: list[Frame]) -> None:
         if generation != self._generation or self._updates.closed:
             return
         self._heard_at = asyncio.get_running_loop().time()
         index = 0
         try:
-            while index < len(messages):
-                run = self._intake.deliveries(messages, index)
+            while index < len(frames):
+                run = self._intake.deliveries(frames, index)
                 if run.updates and not self._updates.offer_many(run.updates, run.size):
                     self._intake.refused_run(run)
                     self._break(_TOO_SLOW)
                     break
-                if run.stop < len(messages) and not self._accept(self._intake.message(messages[run.stop])):
+                index = run.stop + run.singly
+                singly = frames[run.stop : index]
+                if not all(self._accept(self._intake.message(read_frame(frame))) for frame in singly):
                     break
-                index = run.stop + 1
         except OutOfStep as error:
             self._break(str(error))
         else:
@@ -322,20 +323,20 @@ class Feed(Listener):
         generation = self._generation
         self._broken = None
         self._intake.begin()
-        early: list[Message] = []
+        early: list[Frame] = []
         opened = False
 
-        def on_messages(messages: list[Message]) -> None:
+        def on_frames(frames: list[Frame]) -> None:
             # Until both ends and the incarnation have been compared, nothing of it counts.
             if opened:
-                self._on_messages(generation, messages)
+                self._on_frames(generation, frames)
             else:
-                early.extend(messages)
+                early.extend(frames)
 
-        consumer, seen = await open_consumer(
+        consumer, seen, ended = await open_consumer(
             self._bucket,
             self._options,
-            on_messages,
+            on_frames,
             revision=self._intake.received,
             # What was heard since tells as much as a look.
             seen=None if self._seen is None else self._seen._replace(at=max(self._seen.at, self._level_at)),
@@ -343,10 +344,13 @@ class Feed(Listener):
         self._consumer, self._seen = consumer, seen
         self._heard_at = asyncio.get_running_loop().time()
         self._intake.counted(consumer.pending)
+        if not self._options.ends:
+            # A scan may pass over a tombstone: what it returned was there meanwhile. A watch may not.
+            self._intake.ends_initially(ended)
         self.resumes += resuming
         opened = True
         if early:
-            self._on_messages(generation, early)
+            self._on_frames(generation, early)
         self._moved.set()
 
     def _drop_consumer(self) -> None:

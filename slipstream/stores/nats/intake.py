@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice, repeat, takewhile
+from operator import lt
 from typing import NamedTuple
 
-from slipstream.model import KvUpdate, Operation, VersionToken, WatchCursor, new_update
+from slipstream.model import KvUpdate, Operation, VersionToken, WatchCursor, new_puts, new_update
 from slipstream.stores.nats.decode import (
     LAST_CONSUMER,
     LAST_STREAM,
@@ -19,11 +21,14 @@ from slipstream.stores.nats.decode import (
     parse_ack_subject,
     value_size,
 )
-from slipstream.stores.nats.lane import Message
+from slipstream.stores.nats.lane import Frame, Message
 
 _OVERHEAD_BYTES = 100
 _CONTROL = 100
+_BLOCK = 128
+_U64 = 2**64
 _SIZE = MESSAGE_SIZE.encode()
+_SIZE_LINE = b"\r\n" + _SIZE + b": "
 
 
 class OutOfStep(Exception):
@@ -48,15 +53,16 @@ class Run(NamedTuple):
     """Deliveries that follow each other.
 
     Attributes:
-        updates: each with its size.
-        size: the sum.
-        stop: the index of the first message that is none of them.
+        size: of all the updates together.
+        stop: the index behind the last message of it.
+        singly: so many messages after it have to be looked into one by one.
         after: the position before them, to come back to if they cannot be taken in.
     """
 
-    updates: list[tuple[KvUpdate, int]]
+    updates: list[KvUpdate]
     size: int
     stop: int
+    singly: int
     after: int | None
 
 
@@ -64,26 +70,32 @@ _NOTHING: Sequence[Arrival] = ()
 
 
 class Intake:
-    """Positions are revisions; counts tie what comes between updates to its place among them."""
+    """Positions are revisions; counts tie what comes between updates to its place among them.
+
+    Args:
+        accepts: whether a key is watched; None where the server's filter says it all.
+    """
 
     def __init__(
         self,
         cursor: WatchCursor,
         *,
-        key_of: Callable[[str], str],
-        accepts: Callable[[str], bool],
+        subject_prefix: str,
+        accepts: Callable[[str], bool] | None,
         evicts: bool,
         headers_only: bool,
     ) -> None:
-        self._key_of = key_of
+        self._subject_prefix = subject_prefix
+        self._key_at = len(subject_prefix.encode())
         self._accepts = accepts
         self._evicts = evicts
         self._headers_only = headers_only
         self._consumer_sequence = 0
-        self._ack_prefix = ""
+        self._ack_prefix = b""
         self._queued = 0
         self._taken = 0
         self._live = not cursor.is_none
+        self._initial_end: int | None = None
         self._complete_after: int | None = None
         self._flow: deque[tuple[int, str]] = deque()
         self._progress: int | None = None
@@ -99,9 +111,15 @@ class Intake:
         if self._held:
             self.received = self._held[0].after
             self._held.clear()
+        if self.received is not None and self._initial_end is not None:
+            self._live = True  # now everything that came after is sent, not just the last of each key
         self._consumer_sequence = 0
-        self._ack_prefix = ""
+        self._ack_prefix = b""
         self._flow.clear()
+
+    def ends_initially(self, revision: int) -> None:
+        """The bucket ended here when the first consumer was made: what comes later must come without a gap."""
+        self._initial_end = revision
 
     def counted(self, pending: int) -> None:
         """What the create reply counted, unless a delivery has told a newer count already."""
@@ -121,72 +139,94 @@ class Intake:
                 raise OutOfStep(f"delivery {self._consumer_sequence} is missing")
             # What the reply subjects of this consumer begin with; those of the long form are read one by one.
             front, *_ = message.reply.rsplit(".", 4)
-            self._ack_prefix = f"{front}." if front.count(".") == 4 else ""
+            self._ack_prefix = f"{front}.".encode() if front.count(".") == 4 else b""
         update = None
-        key = self._key_of(message.subject)
+        key = message.subject.removeprefix(self._subject_prefix)
         data, head = message.data, message.head
         # Of a message without a value the size, where only headers were asked for; else it has none.
         size = len(data) or (last_number(head, _SIZE) if head else value_size(message.headers, data)) or 0
-        if self._accepts(key):
+        if self._accepts is None or self._accepts(key):
             version = VersionToken.unknown() if revision is None else revision
             if size and (is_plain(head) if head else not message.headers):
                 update = new_update(Operation.PUT, key, data, version, created)
             else:
                 update = make_update(key=key, headers=message.headers, data=data, version=version, created=created)
-        after = self.received
-        follows = revision is None or after is None or revision == after + 1
-        return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, gap=not follows)
+        return self._arrived(update, size + len(message.subject) + _OVERHEAD_BYTES, revision, delivered=True)
 
-    def deliveries(self, messages: list[Message], start: int) -> Run:
+    def deliveries(self, frames: list[Frame], start: int) -> Run:
         """The ordinary deliveries from `start` on, up to the first message that `message` has to look into.
 
         Ordinary is a value that comes next in the consumer's count, where no gap has to be minded. Nearly all are, and
-        what is done for each of them in here is what a hydration costs. They count as received: see `refused`.
+        a hydration costs what is done for each in here: so it is done to all of them at once, column by column. They
+        count as received: see `refused_run`.
         """
-        prefix, after = self._ack_prefix, self.received
-        run = Run([], 0, start, after)
-        if not prefix or self._held:
-            return run
-        numbers_at, accepts, key_of = len(prefix), self._accepts, self._key_of
-        minds_gaps = self._evicts and (self._live or self._complete_after is not None)
-        last = -1 if after is None else after
-        sequence, total = self._consumer_sequence, 0
-        pending: str | None = None
-        updates = run.updates
-        index = start
-        for index in range(start, len(messages)):
-            message = messages[index]
-            reply, data, head = message.reply, message.data, message.head
-            if not reply.startswith(prefix) or (message.headers if not head else not is_plain(head)):
-                break
-            size = len(data)
-            if not size:
-                size = (last_number(head, _SIZE) or 0) if self._headers_only else 0
-                if not size:
-                    break
-            try:
-                revision_text, sequence_text, created, left = reply[numbers_at:].split(".")
-                revision = int(revision_text)
-                follows = int(sequence_text) == sequence + 1 and revision > last
-            except ValueError:
-                break
-            if not (follows and created.isdigit() and left.isdigit()) or (minds_gaps and revision != last + 1):
-                break
-            key = key_of(message.subject)
-            sequence += 1
-            last, pending = revision, left
-            if accepts(key):
-                size += len(key) + _OVERHEAD_BYTES
-                total += size
-                updates.append((new_update(Operation.PUT, key, data, revision, created), size))
-            else:
-                self._progress = revision
-        else:
-            index += 1
-        if pending is not None:
-            self.received, self._consumer_sequence, self.pending = last, sequence, int(pending)
-            self._queued += len(updates)
-        return Run(updates, total, index, after)
+        after = self.received
+        if not self._ack_prefix or self._held:
+            return Run([], 0, start, 1, after)
+        # One that is not ordinary costs its block, so that what all of them cost is never more than for one by one.
+        frames = frames[start : start + _BLOCK]
+        subjects, replies, heads, values = zip(*frames, strict=True)
+        ordinary, singly = len(frames), 0
+        if not self._are_ordinary(replies, heads, values):
+            ordinary = sum(1 for _ in takewhile(self._is_ordinary, frames))
+            singly = len(frames) - ordinary
+            if not ordinary:
+                return Run([], 0, start, singly, after)
+            subjects, replies, heads, values = zip(*frames[:ordinary], strict=True)
+        numbers = self._numbers(replies)
+        if numbers is None:
+            return Run([], 0, start, ordinary + singly, after)
+        revisions, created, pending = numbers
+        keys = [subject[self._key_at :].decode() for subject in subjects]
+        updates = new_puts(keys, values, revisions, created)
+        if self._accepts is not None:
+            updates = [update for update in updates if self._accepts(update.key)]
+        self.received, self.pending = revisions[-1], pending
+        self._consumer_sequence += ordinary
+        self._queued += len(updates)
+        if len(updates) < ordinary:
+            self._progress = revisions[-1]
+        size = sum(map(len, values)) + sum(map(len, keys)) + ordinary * _OVERHEAD_BYTES
+        return Run(updates, size, start + ordinary, singly, after)
+
+    def _is_ordinary(self, frame: Frame) -> bool:
+        _, reply, head, value = frame
+        return self._are_ordinary((reply,), (head,), (value,))
+
+    def _are_ordinary(self, replies: Sequence[bytes], heads: Sequence[bytes], values: Sequence[bytes]) -> bool:
+        """Values that say nothing of how they are to be understood, sent by this consumer."""
+        together = b"".join(heads)
+        if self._headers_only:
+            # The server adds one line to each; a stored one of that name makes more of them.
+            if together.count(_SIZE_LINE) != len(heads) or _SIZE_LINE + b"0" in together or any(values):
+                return False
+        elif not all(values):
+            return False
+        return is_plain(together) and all(map(bytes.startswith, replies, repeat(self._ack_prefix)))
+
+    def _numbers(self, replies: tuple[bytes, ...]) -> tuple[list[int], list[bytes], int] | None:
+        """Revisions, times, and what is pending after the last; None where one does not follow the one before."""
+        at = len(self._ack_prefix)
+        joined = b".".join([reply[at:] for reply in replies])
+        fields = joined.split(b".")
+        # int() would take more than digits.
+        if len(fields) != 4 * len(replies) or not joined.replace(b".", b"").isdigit() or b"" in fields:
+            return None
+        expected = range(self._consumer_sequence + 1, self._consumer_sequence + 1 + len(replies))
+        revisions = list(map(int, fields[0::4]))
+        pending = int(fields[-1])
+        if list(map(int, fields[1::4])) != list(expected) or max(revisions[-1], pending) >= _U64:
+            return None
+        before = -1 if self.received is None else self.received
+        if not (before < revisions[0] and all(map(lt, revisions, islice(revisions, 1, None)))):
+            return None
+        if self._evicts:
+            # A gap counts beyond the initial state, and a first record beyond it has to leave it.
+            if self._live and (revisions[0] != before + 1 or revisions[-1] - revisions[0] >= len(revisions)):
+                return None
+            if not self._live and self._initial_end is not None and revisions[-1] > self._initial_end:
+                return None
+        return revisions, fields[2::4], pending
 
     def _control(self, message: Message) -> Sequence[Arrival]:
         """A flow control request, to be answered when the reader has come this far; or a heartbeat."""
@@ -205,21 +245,29 @@ class Intake:
         # In the initial state the server counts along its list of keys, not along the stream.
         if progress is None or self._complete_after is None:
             return _NOTHING
-        # Nothing was delivered on the way there: also the very next record may have been one of ours, and evicted.
-        return self._arrived(None, 0, progress, gap=self.received is not None)
+        return self._arrived(None, 0, progress, delivered=False)
 
-    def _arrived(self, update: KvUpdate | None, size: int, revision: int | None, *, gap: bool) -> Sequence[Arrival]:
+    def _arrived(
+        self, update: KvUpdate | None, size: int, revision: int | None, *, delivered: bool
+    ) -> Sequence[Arrival]:
+        self._leave_initial_state(revision)
         after = self.received
         if revision is not None:
             if after is not None and revision <= after:
                 return _NOTHING
             self.received = revision
         arrival = Arrival(update, size, after, revision)
-        # In the initial state gaps are the rule: only the last record of each key is delivered.
-        if self._held or (gap and self._evicts and (self._live or self._complete_after is not None)):
+        if self._held or (self._evicts and self._live and _skips(arrival, delivered)):
             self._held.append(arrival)
             return _NOTHING
         return (arrival,)
+
+    def _leave_initial_state(self, revision: int | None) -> None:
+        """In the initial state gaps are the rule: only the last record of each key is sent. Beyond it they count."""
+        if not self._live and self._initial_end is not None and revision is not None and revision > self._initial_end:
+            self._live = True
+            # Records come in order: what was there at the beginning has been sent.
+            self.received = max(self.received or 0, self._initial_end)
 
     # Held back until it is known that nothing was evicted.
 
@@ -275,6 +323,7 @@ class Intake:
     def proven(self) -> None:
         """What was received so far completes the initial state."""
         self._complete_after = self._queued
+        self._live = True
 
     @property
     def complete(self) -> bool:
@@ -301,3 +350,11 @@ class Intake:
     def _move(self, revision: int | None) -> None:
         if revision is not None and (self.handed_out is None or revision > self.handed_out):
             self.handed_out = revision
+
+
+def _skips(arrival: Arrival, delivered: bool) -> bool:
+    """There is room between this position and the one before for a record that was not delivered."""
+    if arrival.revision is None or arrival.after is None:
+        return False
+    # Mere progress delivers nothing: also the very next record may have been one of ours, and evicted.
+    return not (delivered and arrival.revision == arrival.after + 1)

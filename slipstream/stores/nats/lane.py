@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
-from slipstream.stores.nats.decode import NO_HEADERS, Headers, parse_head
+from slipstream.stores.nats.decode import NO_HEADERS, Headers, parse_head, status_of
 
 NO_RESPONDERS = 503
 _NOTHING: tuple[Headers, str] = (NO_HEADERS, "")
@@ -65,7 +65,6 @@ class WireMessage(Message):
     __slots__ = ()
 
     def __init__(self, subject: str, reply: str, data: bytes, head: bytes, status: int | None) -> None:
-        # Everything at once and in here: there may be a million of them.
         self.subject = subject
         self.reply = reply
         self.data = data
@@ -74,7 +73,16 @@ class WireMessage(Message):
         self._read = None if head else _NOTHING
 
 
-OnMessages = Callable[[list[Message]], None]
+Frame = tuple[bytes, bytes, bytes, bytes]
+"""A message as it came: subject, reply subject, header block and payload. Plain, for there may be a million of them."""
+OnFrames = Callable[[list[Frame]], None]
+
+
+def read_frame(frame: Frame) -> Message:
+    subject, reply, head, data = frame
+    # "NATS/1.0 503": what begins a status line, where "NATS/1.0\r\n" begins headers.
+    status = status_of(head) if head[8:9] == b" " else None
+    return WireMessage(subject.decode(), reply.decode(), data, head, status)
 
 
 class LaneError(Exception):
@@ -118,8 +126,8 @@ class Pending(Protocol):
         """Wait for the answer. Raises as `Lane.request`. One at a time may wait."""
 
     @abstractmethod
-    def peek(self) -> Message | None:
-        """The answer if it is there, None if it is not, or is no answer but an error."""
+    def peek(self) -> bytes | None:
+        """The payload of the answer if it is there, None if it is not, or is no answer but an error."""
 
     @abstractmethod
     def close(self) -> None:
@@ -176,7 +184,7 @@ class Lane(Protocol):
         """Send now and wait later, so that many can be under way without a task for each. Raises as `request`."""
 
     @abstractmethod
-    async def request_many(self, subject: str, payload: bytes = b"") -> list[Message]:
+    async def request_many(self, subject: str, payload: bytes = b"") -> list[Frame]:
         """Send and wait for all the answers: the last of them is the one that has a status. Raises as `request`."""
 
     @abstractmethod
@@ -184,8 +192,8 @@ class Lane(Protocol):
         """Send without waiting and without being told; dropped while disconnected."""
 
     @abstractmethod
-    async def subscribe(self, subject: str, on_messages: OnMessages) -> Subscription:
-        """Have `on_messages` called with what arrives, in order, several where they arrive together.
+    async def subscribe(self, subject: str, on_frames: OnFrames) -> Subscription:
+        """Have `on_frames` called with what arrives, in order, several where they arrive together.
 
         What is requested afterwards is handled after it.
 

@@ -13,7 +13,7 @@ from slipstream.resume import BucketView, cursor_expiry, resume_expiry
 from slipstream.stores.nats.bucket import Bucket
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError, reports_expiry
-from slipstream.stores.nats.lane import OnMessages
+from slipstream.stores.nats.lane import OnFrames
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class FeedOptions:
     """What to deliver.
 
     Attributes:
-        accepts: the client's part of the filtering: the server matches whole tokens only.
+        accepts: the client's part of the filtering, None where the server, which matches whole tokens, does all of it.
         every_message: from the beginning, deliver what is held of each key, not just the last.
         ends: the feed ends with its initial state.
         max_tail_reads: end it unproven after so many proofs that failed because of ever new writes; None: never.
@@ -29,7 +29,7 @@ class FeedOptions:
 
     purpose: str
     filters: list[str]
-    accepts: Callable[[str], bool]
+    accepts: Callable[[str], bool] | None
     cursor: WatchCursor
     headers_only: bool = False
     every_message: bool = False
@@ -48,11 +48,19 @@ class Seen(NamedTuple):
         return cls(view, asyncio.get_running_loop().time())
 
 
+def accepting(prefixes: tuple[str, ...]) -> Callable[[str], bool] | None:
+    """What of the keys under the filters of these prefixes is wanted; None for all: they end with whole tokens."""
+    if all(not prefix or prefix.endswith(".") for prefix in prefixes):
+        return None
+    return lambda key: key.startswith(prefixes)
+
+
 async def open_consumer(
-    bucket: Bucket, options: FeedOptions, on_messages: OnMessages, *, revision: int | None, seen: Seen | None
-) -> tuple[PushConsumer, Seen]:
+    bucket: Bucket, options: FeedOptions, on_frames: OnFrames, *, revision: int | None, seen: Seen | None
+) -> tuple[PushConsumer, Seen, int]:
     """A consumer after `revision`, with both ends and the incarnation compared before and after it is made.
 
+    Returns: with it the bucket as it was afterwards, and the last revision from before.
     Args:
         seen: the bucket when a running feed last looked at it; None for a feed that begins, which is judged strictly.
     Raises: CursorExpiredError, and what `PushConsumer.open` raises.
@@ -62,7 +70,7 @@ async def open_consumer(
     try:
         consumer = await PushConsumer.open(
             bucket,
-            on_messages,
+            on_frames,
             purpose=options.purpose,
             filters=options.filters,
             start_after=revision,
@@ -93,7 +101,7 @@ async def open_consumer(
     except BaseException:
         consumer.abandon()
         raise
-    return consumer, Seen.now(after)
+    return consumer, Seen.now(after), before.last_revision
 
 
 def expired(

@@ -51,6 +51,22 @@ async def publication(bucket: Bucket, key: str, *, ends_at: float | None = None)
         raise attempt.too_late() from None
 
 
+def acknowledged(posted: Pending) -> int | None:
+    """The revision of a write, if the answer is there and says nothing else."""
+    answer = posted.peek()
+    found = _ACKNOWLEDGED.fullmatch(answer) if answer is not None else None
+    return int(found[1]) if found is not None else None
+
+
+def guard_headers(
+    bucket: Bucket, subject: str, *, expected: int | None = None, fence: Fence | None = None
+) -> dict[str, str]:
+    """The one guard that a message carries: the fence, else the revision that its own subject must be at."""
+    if fence is not None:
+        return dict(Guard(bucket.subject(fence.key), fence.revision).headers(subject))
+    return {} if expected is None else dict(Guard(subject, expected).headers(subject))
+
+
 class Publication:
     """Sends a write, again under the same message id where the answer was lost.
 
@@ -58,11 +74,14 @@ class Publication:
     again only well within that window. A conditional write may meet its own first attempt: then the stored id tells.
     """
 
-    def __init__(self, bucket: Bucket, key: str) -> None:
+    __slots__ = ("_bucket", "_first_sent_at", "_key", "_message_id", "outcome_unknown")
+
+    def __init__(self, bucket: Bucket, key: str, *, message_id: str | None = None, sent_at: float = 0.0) -> None:
+        """`message_id` and `sent_at` (loop time) are those of a first attempt that was posted already."""
         self._bucket = bucket
         self._key = key
-        self._message_id: str | None = None
-        self._first_sent_at = 0.0
+        self._message_id = message_id
+        self._first_sent_at = sent_at
         self.outcome_unknown = False
 
     async def send(
@@ -77,7 +96,7 @@ class Publication:
         """The revision of the write.
 
         Args:
-            posted: the first attempt, where `post` has sent it already.
+            posted: the first attempt, where it was sent already.
             expected: the revision that the key must be at, 0 for none; None: whatever it is at.
             fence: instead of `expected`, which takes the one guard of a message as well: another key's revision.
         Raises: RevisionMismatchError, FencedError and the other refusals; NotConnectedError; StoreNotFoundError.
@@ -145,25 +164,6 @@ class Publication:
             self._done(revision)
             return revision
 
-    def post(self, payload: bytes, *, fence: Fence | None = None) -> Pending:
-        """Send an unconditional write and wait for its answer later: with `acknowledged`, else with `send`.
-
-        Raises: what `Lane.post` raises; then, too, `send` goes on with it.
-        """
-        self.outcome_unknown = True
-        complete, _ = self._complete({}, None, fence)
-        return self._bucket.lane.post(self._bucket.subject(self._key), payload, complete)
-
-    def acknowledged(self, posted: Pending) -> int | None:
-        """The revision, if the answer is there and says nothing else."""
-        answer = posted.peek()
-        found = _ACKNOWLEDGED.fullmatch(answer.data) if answer is not None else None
-        if found is None:
-            return None
-        revision = int(found[1])
-        self._done(revision)
-        return revision
-
     def too_late(self) -> OperationTimeoutError:
         return OperationTimeoutError(
             store=self._bucket.name,
@@ -175,11 +175,8 @@ class Publication:
     def _complete(self, headers: Headers, expected: int | None, fence: Fence | None) -> tuple[Headers, str | None]:
         """The headers with those that every attempt repeats, and the message id."""
         complete = dict(headers)
-        subject = self._bucket.subject(self._key)
-        if fence is not None:
-            complete |= Guard(self._bucket.subject(fence.key), fence.revision).headers(subject)
-        elif expected is not None:
-            complete |= Guard(subject, expected).headers(subject)
+        if fence is not None or expected is not None:
+            complete |= guard_headers(self._bucket, self._bucket.subject(self._key), expected=expected, fence=fence)
         # Every attempt of a publication has the same one; another write by it has another one.
         if self._message_id is None or not self.outcome_unknown:
             self._message_id = self._bucket.message_id()

@@ -10,7 +10,7 @@ from slipstream.channel import ChannelClosed
 from slipstream.checks import to_revision
 from slipstream.interfaces import KvReader
 from slipstream.keys import check_key, check_prefix
-from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCursor
+from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCursor, entries_of, expiring
 from slipstream.stores.nats.api import StoredMessage
 from slipstream.stores.nats.bucket import Bucket, Pauses, deadline
 from slipstream.stores.nats.bulk import read_many
@@ -60,11 +60,12 @@ class NatsReader(KvReader):
         return {key: entry for key in wanted if (entry := found.get(key)) is not None and entry.value}
 
     async def keys(self, prefix: str = "") -> list[str]:
-        return sorted(await self._living(await last_updates(self._bucket, prefix, headers_only=True)))
+        return [
+            update.key for update in await self._living(await last_updates(self._bucket, prefix, headers_only=True))
+        ]
 
     async def scan(self, prefix: str = "") -> list[KvEntry]:
-        found = await self._living(await last_updates(self._bucket, prefix))
-        return [entry for key in sorted(found) if (entry := found[key].entry) is not None]
+        return entries_of(await self._living(await last_updates(self._bucket, prefix)))
 
     async def iter_scan(self, prefix: str = "") -> AsyncIterator[KvEntry]:
         check_prefix(prefix, store=self._bucket.name)
@@ -87,7 +88,7 @@ class NatsReader(KvReader):
         options = FeedOptions(
             purpose="history",
             filters=[self._bucket.subject(key)],
-            accepts=lambda _: True,
+            accepts=None,
             cursor=WatchCursor.none(),
             every_message=True,
             ends=True,
@@ -154,9 +155,9 @@ class NatsReader(KvReader):
             return await bucket.api.last_at_leader(bucket.written, subject)
         return message
 
-    async def _living(self, updates: dict[str, KvUpdate]) -> dict[str, KvUpdate]:
-        return {
-            key: update
-            for key, update in updates.items()
-            if update.operation is Operation.PUT and not await self._bucket.has_expired(update.expires)
-        }
+    async def _living(self, updates: dict[str, KvUpdate]) -> list[KvUpdate]:
+        """Those that are not gone, in key order."""
+        put = Operation.PUT
+        living = [updates[key] for key in sorted(updates) if updates[key].operation is put]
+        gone = {update.key for update in expiring(living) if await self._bucket.has_expired(update.expires)}
+        return [update for update in living if update.key not in gone] if gone else living

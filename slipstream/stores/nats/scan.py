@@ -11,7 +11,7 @@ from slipstream.model import KvUpdate, WatchCursor
 from slipstream.stores.nats.api import StoredMessage, StreamInfo
 from slipstream.stores.nats.bucket import Bucket, deadline
 from slipstream.stores.nats.feed import Feed
-from slipstream.stores.nats.opening import FeedOptions
+from slipstream.stores.nats.opening import FeedOptions, accepting
 from slipstream.stores.nats.pipeline import pipelined
 
 TAIL_READS = 8
@@ -24,7 +24,7 @@ def scan_options(bucket: Bucket, prefix: str, *, headers_only: bool = False) -> 
     return FeedOptions(
         purpose="scan",
         filters=[bucket.filter(prefix)],
-        accepts=lambda key: key.startswith(prefix),
+        accepts=accepting((prefix,)),
         cursor=WatchCursor.none(),
         headers_only=headers_only,
         ends=True,

@@ -21,14 +21,16 @@ from slipstream.stores.nats.lane import (
     Closed,
     Denied,
     Disconnected,
+    Frame,
     Lane,
     Listener,
     Message,
     NoResponders,
-    OnMessages,
+    OnFrames,
     Pending,
     Subscription,
     TooLarge,
+    read_frame,
 )
 
 T = TypeVar("T")
@@ -48,7 +50,7 @@ class SlowLane(Lane):
         self._client = client
         self._inbox = client.new_inbox()
         self._tokens = itertools.count()
-        self._pending: dict[str, tuple[str, asyncio.Future[Message], list[Message] | None]] = {}
+        self._pending: dict[str, tuple[str, asyncio.Future[Message], list[Frame] | None]] = {}
         self._listeners: set[Listener] = set()
         self._connected = asyncio.Event()
         self._closed = False
@@ -87,12 +89,12 @@ class SlowLane(Lane):
     def post(self, subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Pending:
         return _Posted(self.request(subject, payload, headers))
 
-    async def request_many(self, subject: str, payload: bytes = b"") -> list[Message]:
-        messages: list[Message] = []
-        await self._exchange(subject, payload, NO_HEADERS, messages)
-        return messages
+    async def request_many(self, subject: str, payload: bytes = b"") -> list[Frame]:
+        frames: list[Frame] = []
+        await self._exchange(subject, payload, NO_HEADERS, frames)
+        return frames
 
-    async def _exchange(self, subject: str, payload: bytes, headers: Headers, answers: list[Message] | None) -> Message:
+    async def _exchange(self, subject: str, payload: bytes, headers: Headers, answers: list[Frame] | None) -> Message:
         """The answer; with a list for several, the last of them, once all are in the list."""
         self._check_open()
         if not self.is_connected:
@@ -120,14 +122,14 @@ class SlowLane(Lane):
             self._sends.append((subject, payload))
             self._sends_waiting.set()
 
-    async def subscribe(self, subject: str, on_messages: OnMessages) -> Subscription:
+    async def subscribe(self, subject: str, on_frames: OnFrames) -> Subscription:
         self._check_open()
 
         interest = _Interest(self)
 
         async def forward(msg: Msg) -> None:
             if not interest.closed:
-                on_messages([_message(msg)])
+                on_frames([_frame(msg)])
 
         try:
             # No limits: nats-py drops what exceeds them. The server's flow control bounds what can be under way.
@@ -232,9 +234,10 @@ class SlowLane(Lane):
         if waiting is None or waiting[1].done():
             return
         _, future, answers = waiting
-        message = _message(msg)
+        frame = _frame(msg)
+        message = read_frame(frame)
         if answers is not None:
-            answers.append(message)
+            answers.append(frame)
         if answers is None or message.status is not None:
             future.set_result(message)
 
@@ -279,9 +282,9 @@ class _Posted(Pending):
         await asyncio.wait({self._task})
         return self._task.result()
 
-    def peek(self) -> Message | None:
+    def peek(self) -> bytes | None:
         done = self._task.done() and not self._task.cancelled() and self._task.exception() is None
-        return self._task.result() if done else None
+        return self._task.result().data if done else None
 
     def close(self) -> None:
         if not self._task.done():
@@ -316,16 +319,12 @@ async def _uncancelled(call: Awaitable[T]) -> T:
     return result
 
 
-def _message(msg: Msg) -> Message:
-    headers = msg.headers or NO_HEADERS
-    status = headers.get("Status")
-    if status is None:
-        return Message(msg.subject, msg.reply, msg.data, headers)
-    return Message(
-        msg.subject,
-        msg.reply,
-        msg.data,
-        headers,
-        int(status) if status.isascii() and status.isdigit() else None,
-        headers.get("Description", ""),
-    )
+def _frame(msg: Msg) -> Frame:
+    """The message as it came, from what nats-py has made of it."""
+    head = b""
+    if msg.headers:
+        lines = dict(msg.headers)
+        status, description = lines.pop("Status", ""), lines.pop("Description", "")
+        first = f"NATS/1.0 {status} {description}".rstrip()
+        head = "\r\n".join([first, *(f"{name}: {value}" for name, value in lines.items()), "", ""]).encode()
+    return msg.subject.encode(), msg.reply.encode(), head, msg.data

@@ -13,7 +13,7 @@ from slipstream.keys import check_prefix
 from slipstream.model import KvUpdate, WatchCursor, WatchStatistics
 from slipstream.stores.nats.bucket import Bucket
 from slipstream.stores.nats.feed import Feed
-from slipstream.stores.nats.opening import FeedOptions
+from slipstream.stores.nats.opening import FeedOptions, accepting
 
 
 class NatsWatcher(KvWatcher):
@@ -41,7 +41,7 @@ class NatsWatch(Watch):
             options = FeedOptions(
                 purpose="watch",
                 filters=bucket.filters(list(prefixes)),
-                accepts=lambda key: key.startswith(prefixes),
+                accepts=accepting(prefixes),
                 cursor=cursor,
             )
             self._feed = Feed(bucket, options)

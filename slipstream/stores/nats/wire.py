@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from slipstream.stores.nats.decode import Headers, status_of
-from slipstream.stores.nats.lane import Message, OnMessages, WireMessage
+from slipstream.stores.nats.decode import Headers
+from slipstream.stores.nats.lane import Frame, OnFrames
 
 SID_MARK: Final = b"s"
 """What our subscription ids begin with. nats-py's are plain numbers, so that the two are never confused."""
@@ -33,7 +33,7 @@ class WireReader:
         routes: for each of our subscription ids what takes its messages; looked up for every message.
     """
 
-    def __init__(self, routes: dict[bytes, OnMessages]) -> None:
+    def __init__(self, routes: dict[bytes, OnFrames]) -> None:
         self._routes = routes
         self._held: list[bytes] = []
         self._held_size = 0
@@ -51,8 +51,8 @@ class WireReader:
             self._held_size = 0
         others: list[bytes] = []
         # What follows each other for one subscription is handed over at once.
-        together: list[Message] = []
-        current: OnMessages | None = None
+        together: list[Frame] = []
+        current: OnFrames | None = None
         routes = self._routes
         position, end = 0, len(received)
         while position < end:
@@ -63,50 +63,45 @@ class WireReader:
                 self._hold(received, position, end - position + 1)
                 break
             fields = received[position:line_end].split()
-            count = len(fields)
-            operation = fields[0] if count else b""
+            operation = fields[0] if fields else b""
             if operation == b"HMSG" or operation == b"MSG":
+                start = body = line_end + 2
+                reply = b""
                 try:
-                    start = body = line_end + 2
-                    reply = b""
                     if operation == b"MSG":
-                        if count == 5:
-                            _, subject, sid, reply, size = fields
+                        if len(fields) == 5:
+                            _, subject, sid, reply, size_text = fields
                         else:
-                            _, subject, sid, size = fields
+                            _, subject, sid, size_text = fields
                     else:
-                        if count == 6:
-                            _, subject, sid, reply, head_size, size = fields
+                        if len(fields) == 6:
+                            _, subject, sid, reply, head_text, size_text = fields
                         else:
-                            _, subject, sid, head_size, size = fields
-                        body += int(head_size)
-                    stop = start + int(size)
-                    if not start <= body <= stop or stop - start > MAX_MESSAGE:
-                        raise WireError(f"a message of {stop - start} bytes, {body - start} of them headers")
-                    if stop + 2 > end:
-                        self._hold(received, position, stop + 2 - position)
-                        break
-                    if not received.startswith(_END, stop):
-                        raise WireError("a message longer than it said")
-                    route = routes.get(sid)
-                    if route is None:
-                        # A late one of a subscription that is closed is nobody's any more.
-                        if not sid.startswith(SID_MARK):
-                            others.append(received[position : stop + 2])
-                    else:
-                        if route is not current:
-                            if current is not None:
-                                current(together)
-                                together = []
-                            current = route
-                        head = received[start:body]
-                        # "NATS/1.0 503": what begins a status line, where "NATS/1.0\r\n" begins headers.
-                        status = status_of(head) if head[8:9] == b" " else None
-                        together.append(
-                            WireMessage(subject.decode(), reply.decode(), received[body:stop], head, status)
-                        )
+                            _, subject, sid, head_text, size_text = fields
+                        body += int(head_text)
+                    size = int(size_text)
                 except ValueError:
-                    raise WireError(f"a {operation.decode()} that cannot be read: {count} fields") from None
+                    raise WireError(f"a {operation.decode()} that cannot be read: {len(fields)} fields") from None
+                stop = start + size
+                if not start <= body <= stop or size > MAX_MESSAGE:
+                    raise WireError(f"a message of {size} bytes, {body - start} of them headers")
+                if stop + 2 > end:
+                    self._hold(received, position, stop + 2 - position)
+                    break
+                if received[stop : stop + 2] != _END:
+                    raise WireError("a message longer than it said")
+                route = routes.get(sid)
+                if route is None:
+                    # A late one of a subscription that is closed is nobody's any more.
+                    if not sid.startswith(SID_MARK):
+                        others.append(received[position : stop + 2])
+                else:
+                    if route is not current:
+                        if current is not None:
+                            current(together)
+                            together = []
+                        current = route
+                    together.append((subject, reply, received[start:body], received[body:stop]))
                 position = stop + 2
             elif operation.upper() in _OPERATIONS:
                 others.append(received[position : line_end + 2])
@@ -127,16 +122,11 @@ class WireReader:
 def publish_command(subject: str, reply: str, payload: bytes, headers: Headers) -> bytes:
     """PUB, or HPUB where there are headers."""
     if not headers:
-        return b"%b%d\r\n%b\r\n" % (f"PUB {subject} {reply} ".encode(), len(payload), payload)
+        return b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, _END))
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     head = f"NATS/1.0\r\n{lines}\r\n".encode()
-    return b"%b%d %d\r\n%b%b\r\n" % (
-        f"HPUB {subject} {reply} ".encode(),
-        len(head),
-        len(head) + len(payload),
-        head,
-        payload,
-    )
+    first = f"HPUB {subject} {reply} {len(head)} {len(head) + len(payload)}\r\n".encode()
+    return b"".join((first, head, payload, _END))
 
 
 def too_large(command: bytes, max_payload: int) -> bool:

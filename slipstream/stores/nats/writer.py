@@ -117,7 +117,14 @@ class NatsWriter(KvWriter):
 
     async def put_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> list[VersionToken]:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
-        checked = [(key, self._checked(key, value, None)[0]) for key, value in pairs]
+        store, limit = self._bucket.name, self._bucket.value_limit()
+        checked = [
+            # The value as it is, where there is nothing to say of it.
+            (check_key(key, store=store), value)
+            if type(value) is bytes and len(value) <= limit
+            else (key, self._checked(key, value, None)[0])
+            for key, value in pairs
+        ]
         writes = BulkWrite(self._bucket, fence=self._fence)
         await writes.run(checked)
         if writes.errors:
