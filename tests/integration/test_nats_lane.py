@@ -23,7 +23,7 @@ from slipstream.stores.nats import client as nats_client
 from slipstream.stores.nats import session as nats_session
 from slipstream.stores.nats.client import LaneTransport, changed
 from slipstream.stores.nats.data_lane import DataLane
-from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Lane, Message, NoResponders, TooLarge
+from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Frame, Lane, NoResponders, TooLarge, read_frame
 from slipstream.stores.nats.slow_lane import SlowLane
 from slipstream.stores.nats.wire import WireReader
 from slipstream.testing._waiting import bounded, eventually
@@ -174,9 +174,10 @@ class Conversation:
     def read(self, chunks: list[bytes]) -> tuple[list[object], list[bytes]]:
         seen: list[object] = []
 
-        def taker(sid: str) -> Callable[[list[Message]], None]:
-            return lambda messages: seen.extend(
-                (sid, m.subject, m.reply, m.data, dict(m.headers), m.status, m.description) for m in messages
+        def taker(sid: str) -> Callable[[list[Frame]], None]:
+            return lambda frames: seen.extend(
+                (sid, m.subject, m.reply, m.data, dict(m.headers), m.status, m.description)
+                for m in map(read_frame, frames)
             )
 
         reader = WireReader({b"s1": taker("s1"), b"s2": taker("s2")})
@@ -319,8 +320,8 @@ async def test_subscriptions_are_there_again_after_a_reconnect(nats_server: Nats
     async with connection(nats_server.url) as conn:
         lane = data_lane_of(conn)
         seen: list[bytes] = []
-        kept = await lane.subscribe("kept", lambda messages: seen.extend(m.data for m in messages))
-        closed = await lane.subscribe("closed", lambda messages: seen.extend(m.data for m in messages))
+        kept = await lane.subscribe("kept", lambda frames: seen.extend(data for *_, data in frames))
+        closed = await lane.subscribe("closed", lambda frames: seen.extend(data for *_, data in frames))
         closed.close()
         closed.close()
         await nats_server.restart()
@@ -346,6 +347,7 @@ async def test_a_server_that_speaks_nonsense_is_left() -> None:
         await reader.readuntil(b"PING\r\n")
         writer.write(b"PONG\r\n")
         if served < 3:
+            await reader.readuntil(b"SUB ")  # connected: before, it would be a server that refuses
             writer.write(b"HTTP/1.1 200 OK\r\n")
         await reader.read()
         writer.close()
@@ -434,7 +436,7 @@ async def test_a_reader_that_fails_stops_nobody_else(nats_url: str, caplog: pyte
     async with connection(nats_url) as conn:
         lane = data_lane_of(conn)
 
-        def fail(messages: list[Message]) -> None:
+        def fail(frames: list[Frame]) -> None:
             raise RuntimeError("a bug")
 
         await lane.subscribe("lane.fails", fail)

@@ -20,7 +20,6 @@ from slipstream.stores.nats import NatsConnection
 from slipstream.stores.nats import feed as feed_module
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.feed import Feed
-from slipstream.stores.nats.lane import Message
 from slipstream.stores.nats.opening import open_consumer
 from slipstream.stores.nats.watcher import NatsWatch
 from slipstream.testing._raw import Holdings, Raw, raw_client
@@ -371,18 +370,12 @@ class TestCursor:
             old_generation = feed._generation
             feed.on_reconnected()
             await until(lambda: watch.statistics().resumes == 1)
-            late = Message(
-                "inbox",
-                "",
-                b"",
-                {"Nats-Last-Consumer": str(old_sequence), "Nats-Last-Stream": "1000"},
-                100,
-                "Idle Heartbeat",
-            )
-            record = Message("$KV.b.watched.z", "$JS.ACK.s.c.1.900.2.0.0", b"late")
+            head = b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: %d\r\nNats-Last-Stream: 1000\r\n\r\n"
+            late = (b"inbox", b"", head % old_sequence, b"")
+            record = (b"$KV.b.watched.z", b"$JS.ACK.s.c.1.900.2.0.0", b"", b"late")
             for generation in range(old_generation + 1):
-                feed._on_messages(generation, [late])
-                feed._on_messages(generation, [record])
+                feed._on_frames(generation, [late])
+                feed._on_frames(generation, [record])
             assert watch.cursor.as_u64() == 1
             assert feed.ready == 0
             assert feed._intake.received == 1

@@ -27,7 +27,7 @@ def make_intake(
 ) -> Intake:
     return Intake(
         WatchCursor.none() if cursor is None else WatchCursor.from_u64(cursor),
-        key_of=lambda subject: subject.removeprefix(FRONT),
+        subject_prefix=FRONT,
         accepts=lambda key: not key.startswith(refused),
         evicts=evicts,
         headers_only=headers_only,

@@ -263,7 +263,7 @@ def _quickly(head: bytes, data: bytes) -> StoredMessage | None:
     if found is None:
         return None
     subject, sequence, stored = found.groups()
-    return StoredMessage(subject.decode(), int(sequence), head, data, stored)
+    return StoredMessage(subject.decode("utf-8", "replace"), int(sequence), head, data, stored)
 
 
 def _checked(message: Message) -> dict[str, Any]:

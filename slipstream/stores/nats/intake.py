@@ -177,7 +177,7 @@ class Intake:
         if numbers is None:
             return Run([], 0, start, ordinary + singly, after)
         revisions, created, pending = numbers
-        keys = [subject[self._key_at :].decode() for subject in subjects]
+        keys = [subject[self._key_at :].decode("utf-8", "replace") for subject in subjects]
         updates = new_puts(keys, values, revisions, created)
         if self._accepts is not None:
             updates = [update for update in updates if self._accepts(update.key)]

@@ -82,7 +82,8 @@ def read_frame(frame: Frame) -> Message:
     subject, reply, head, data = frame
     # "NATS/1.0 503": what begins a status line, where "NATS/1.0\r\n" begins headers.
     status = status_of(head) if head[8:9] == b" " else None
-    return WireMessage(subject.decode(), reply.decode(), data, head, status)
+    # Whoever publishes past the client may use any bytes: that must not end the connection of those who listen.
+    return WireMessage(subject.decode("utf-8", "replace"), reply.decode("utf-8", "replace"), data, head, status)
 
 
 class LaneError(Exception):
