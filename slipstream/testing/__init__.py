@@ -2,6 +2,7 @@
 
     contract    the rules that every backend keeps, as test classes to subclass
     server      a real nats-server of one's own
+    cluster     three of them, whose routes can be cut
     proxy       a TCP proxy that breaks the connection in chosen ways
 
 Names are looked up when they are asked for: nothing needs pytest, or a server, before it is used.
@@ -11,14 +12,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slipstream.testing.cluster import ClusterNode, NatsCluster
     from slipstream.testing.contract import NewConnection, StoreContract
     from slipstream.testing.proxy import FaultProxy
     from slipstream.testing.server import NatsServer, ServerProcess
 
-__all__ = ["FaultProxy", "NatsServer", "NewConnection", "ServerProcess", "StoreContract"]
+__all__ = [
+    "ClusterNode",
+    "FaultProxy",
+    "NatsCluster",
+    "NatsServer",
+    "NewConnection",
+    "ServerProcess",
+    "StoreContract",
+]
 
 _HOMES = {
+    "ClusterNode": "slipstream.testing.cluster",
     "FaultProxy": "slipstream.testing.proxy",
+    "NatsCluster": "slipstream.testing.cluster",
     "NatsServer": "slipstream.testing.server",
     "NewConnection": "slipstream.testing.contract",
     "ServerProcess": "slipstream.testing.server",
