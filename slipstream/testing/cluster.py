@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -125,7 +125,7 @@ class NatsCluster:
         """The node that places buckets, once most nodes follow it. Raises: TimeoutError."""
 
         async def find() -> ClusterNode | None:
-            return self._agreed(await self._meta_views(), of=len(self._nodes))
+            return self._node(agreed_leader(await self._meta_views(), of=len(self._nodes)))
 
         return await self._until(find, "the cluster has no meta leader")
 
@@ -218,10 +218,10 @@ cluster {{
 
     async def _is_ready(self) -> bool:
         views = await self._meta_views()
-        leader = self._agreed(views, of=len(self._nodes))
-        if leader is None or {view.get("leader") for view in views.values()} != {leader.name}:
+        leader = agreed_leader(views, of=len(self._nodes))
+        if leader is None or {view.get("leader") for view in views.values()} != {leader}:
             return False
-        others = views[leader.name].get("replicas") or []
+        others = views[leader].get("replicas") or []
         reached = [other for other in others if other["current"] and not other.get("offline")]
         return len(views) == len(self._nodes) and len(reached) == len(self._nodes) - 1
 
@@ -238,21 +238,16 @@ cluster {{
             for stream in account.get("stream_detail") or []
             if stream["name"] == f"KV_{bucket}"
         }
-        leader = self._agreed(views, of=max((len(_group(view)) for view in views.values()), default=0))
+        leader = self._node(agreed_leader(views, of=max((len(_group(view)) for view in views.values()), default=0)))
         return None if leader is None else (leader, views[leader.name])
+
+    def _node(self, name: str | None) -> ClusterNode | None:
+        return None if name is None else self._nodes[name]
 
     async def _views(self, path: str) -> list[tuple[ClusterNode, dict[str, Any]]]:
         """What the nodes that answer say."""
         answers = await asyncio.gather(*(node.monitor(path) for node in self.nodes))
         return [(node, answer) for node, answer in zip(self.nodes, answers, strict=True) if answer is not None]
-
-    def _agreed(self, views: dict[str, dict[str, Any]], *, of: int) -> ClusterNode | None:
-        """The leader that more than half of so many nodes name, itself among them."""
-        for name, view in views.items():
-            followers = sum(1 for other in views.values() if other.get("leader") == name)
-            if view.get("leader") == name and followers > of // 2:
-                return self._nodes[name]
-        return None
 
     async def _until(self, find: Callable[[], Awaitable[T | None]], complaint: str) -> T:
         try:
@@ -262,6 +257,19 @@ cluster {{
                 return found
         except TimeoutError:
             raise TimeoutError(f"{complaint} after {self._timeout} s; the nodes' logs tell why") from None
+
+
+def agreed_leader(views: Mapping[str, Mapping[str, Any]], *, of: int) -> str | None:
+    """The leader that more than half of `of` nodes name, itself among them; None while there is none. Pure.
+
+    Args:
+        views: how each node that answers sees the others, by its name.
+    """
+    for name, view in views.items():
+        followers = sum(1 for other in views.values() if other.get("leader") == name)
+        if view.get("leader") == name and followers > of // 2:
+            return name
+    return None
 
 
 def _group(view: dict[str, Any]) -> set[str]:

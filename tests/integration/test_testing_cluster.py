@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -53,13 +54,14 @@ async def put(node: ClusterNode, bucket: str) -> None:
         await (await conn.store(bucket)).put("key", b"newer")
 
 
-async def greeting(node: ClusterNode) -> dict[str, object]:
-    """The INFO that a node greets its clients with."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
-    info = dict(json.loads((await asyncio.wait_for(reader.readline(), 5))[5:]))
-    writer.close()
-    await writer.wait_closed()
-    return info
+async def greeting(port: int, *, within: float = 5) -> dict[str, Any]:
+    """The INFO that a server begins with."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return dict(json.loads((await asyncio.wait_for(reader.readline(), within))[5:]))
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 class TestReady:
@@ -81,7 +83,7 @@ class TestReady:
 
     async def test_extra_configuration_and_the_others_reach_clients(self, cluster: NatsCluster) -> None:
         for node in cluster.nodes:
-            info = await greeting(node)
+            info = await greeting(node.port)
             assert info["max_payload"] == 54321
             assert sorted(info["connect_urls"]) == sorted(f"127.0.0.1:{each.port}" for each in cluster.nodes)
 
@@ -104,7 +106,7 @@ class TestReady:
         async with NatsCluster(advertise=False) as cluster:
             pids = [node.pid for node in cluster.nodes]
             folders = [node.directory for node in cluster.nodes]
-            assert "connect_urls" not in await greeting(cluster.nodes[0])
+            assert "connect_urls" not in await greeting(cluster.nodes[0].port)
         for pid in pids:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
@@ -137,6 +139,24 @@ class TestNodes:
 
 
 class TestPartitions:
+    async def test_nodes_tell_one_another_no_way_around_the_proxies(self, cluster: NatsCluster) -> None:
+        for proxy in cluster._routes.values():
+            info = await greeting(proxy.port)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(info["host"], info["port"])
+
+    async def test_a_partition_takes_the_routes_of_both_directions(self, cluster: NatsCluster) -> None:
+        one, other, third = cluster.nodes
+        cluster.partition(one, other)
+        parted = {(one.name, other.name), (other.name, one.name)}
+        for pair, proxy in cluster._routes.items():
+            if pair in parted:
+                with pytest.raises(TimeoutError):
+                    await greeting(proxy.port, within=QUIET)
+            else:
+                assert third.name in pair
+                assert await greeting(proxy.port)
+
     async def test_another_leads_after_an_isolation_and_the_node_comes_back(
         self, cluster: NatsCluster, bucket: str
     ) -> None:
