@@ -4,6 +4,7 @@
     server      a real nats-server of one's own
     cluster     three of them, whose routes can be cut
     proxy       a TCP proxy that breaks the connection in chosen ways
+    checkers    were the answers linearizable, did the watch deliver what was written
 
 Names are looked up when they are asked for: nothing needs pytest, or a server, before it is used.
 """
