@@ -156,6 +156,10 @@ PLANTED = {
         unknown(update("b", (2, 3), 4)),
         get("b", (4, 5), 6),
     ],
+    "an update at a revision before the one that it expected": [
+        unknown(put("a", (0, 1), 1)),
+        update("b", (2, 3), 7, 5),
+    ],
     "an unknown write from before another one's revision": [
         put("a", (0, 1), 5),
         unknown(put("b", (2, 3), 2)),
@@ -202,6 +206,12 @@ def test_a_search_that_takes_too_long_is_given_up() -> None:
     doubts = [unknown(put(f"{number}", (number, number + 1), 1)) for number in range(12)]
     with pytest.raises(Undecided, match="gave up after 1000 steps"):
         check_linearizable([*doubts, get("never", (99, 100), 1)], limit=1000)
+
+
+def test_nothing_is_looked_at_twice() -> None:
+    # 8! orders of the same reads lead to 2**8 sets of them.
+    reads = [get("", (0, 9)) for _ in range(8)]
+    assert linearize([*reads, get("never written", (0, 9), 1)], limit=5000) is None
 
 
 def test_a_long_history_is_quickly_searched() -> None:

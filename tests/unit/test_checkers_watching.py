@@ -95,6 +95,12 @@ class TestPlanted:
         assert kinds([A1, B2, B2, A3, B4], ALL, END) == [Violation.REPEATED]
         assert kinds([A1, B2, A3, A1, B4], ALL, END)[0] is Violation.REPEATED
 
+    def test_a_repeat_of_what_may_have_been_stored_is_no_phantom(self) -> None:
+        ledger = written(A1)
+        ledger.allow("a", b"maybe")
+        maybe = seen(2, "a", "maybe")
+        assert kinds([A1, maybe, maybe], ledger, bucket(maybe)) == [Violation.REPEATED]
+
     def test_a_phantom(self) -> None:
         phantom = seen(5, "c", "never written")
         assert kinds([A3, B4, phantom], ALL, bucket(A3, B4, phantom)) == [Violation.PHANTOM]

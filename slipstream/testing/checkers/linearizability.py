@@ -111,13 +111,9 @@ class _Search:
     def __init__(self, actions: Sequence[Action], limit: int) -> None:
         self._actions = [action for action in actions if _tells_something(action)]
         self._limit = limit
-        events = []
-        for index, action in enumerate(self._actions):
-            events.append(_Event(action.invoked, False, index))
-            # What may take effect at any time later, or never, need not be taken: it has no return.
-            if action.outcome is not Outcome.UNKNOWN:
-                events.append(_Event(action.returned, True, index))
-        self._events = sorted(events)
+        invocations = [_Event(action.invoked, False, index) for index, action in enumerate(self._actions)]
+        returns = [_Event(action.returned, True, index) for index, action in enumerate(self._actions)]
+        self._events = sorted(invocations + returns)
         self._end = len(self._events)  # before the first and after the last
         self._next = [*range(1, self._end + 1), 0]
         self._previous = [self._end, *range(self._end)]
@@ -128,6 +124,7 @@ class _Search:
         self._deepest: tuple[int, Register, list[Action]] = (-1, Register(), [])
 
     def run(self) -> list[Action] | None:
+        # An action of unknown outcome may be taken at any time, and need not be.
         open_ends = sum(action.outcome is not Outcome.UNKNOWN for action in self._actions)
         state = Register()
         chosen = 0
