@@ -1,10 +1,11 @@
 """L4, public: what tests of a program on slipstream, and of a backend for it, are made of.
 
-    contract    the rules that every backend keeps, as test classes to subclass
-    server      a real nats-server of one's own
-    cluster     three of them, whose routes can be cut
-    proxy       a TCP proxy that breaks the connection in chosen ways
-    checkers    were the answers linearizable, did the watch deliver what was written
+    contract        the rules that every backend keeps, as test classes to subclass
+    server          a real nats-server of one's own
+    cluster         three of them, whose routes can be cut
+    proxy           a TCP proxy that breaks the connection in chosen ways
+    checkers        were the answers linearizable, did the watch deliver what was written
+    pytest_plugin   fixtures for all of that; pytest loads it by itself
 
 Names are looked up when they are asked for: nothing needs pytest, or a server, before it is used.
 """
