@@ -17,6 +17,7 @@ from nats.aio.subscription import Subscription
 import slipstream
 from slipstream import StoreConfig
 from slipstream.testing._raw import Raw, raw_client
+from slipstream.testing._waiting import cancelled_after
 from slipstream.testing.cluster import ClusterNode, NatsCluster
 
 QUIET = 0.2  # seconds without a message that count as silence
@@ -101,6 +102,18 @@ class TestReady:
         with pytest.raises(RuntimeError, match=r"(?s)nats-server ended.*no_such_option"):
             async with NatsCluster(tmp_path, config="no_such_option { }"):
                 pytest.fail("it started")
+
+    @pytest.mark.parametrize("turns", [0, 1, 5, 20])
+    async def test_a_cancelled_start_leaves_no_process(self, tmp_path: Path, turns: int) -> None:
+        before = asyncio.all_tasks()
+        cluster = NatsCluster(tmp_path)
+        starting = await cancelled_after(turns, cluster.__aenter__())
+        assert starting.cancelled()
+        for node in cluster.nodes:
+            with pytest.raises(RuntimeError, match="not running"):
+                _ = node.pid
+        assert asyncio.all_tasks() == before
+        assert not await asyncio.to_thread(lambda: list(tmp_path.glob("*/*.ports")))
 
     async def test_nothing_is_left_behind_and_nodes_may_be_kept_secret(self) -> None:
         async with NatsCluster(advertise=False) as cluster:
