@@ -88,6 +88,7 @@ class NatsCluster:
         self._stack = AsyncExitStack()
         self._nodes: dict[str, ClusterNode] = {}
         self._routes: dict[tuple[str, str], FaultProxy] = {}
+        self._parted: set[tuple[str, str]] = set()
 
     async def __aenter__(self) -> Self:
         try:
@@ -166,6 +167,7 @@ class NatsCluster:
         """Swallow everything between two nodes, connections stay open; until `heal`."""
         for pair in ((one.name, other.name), (other.name, one.name)):
             self._routes[pair].black_hole()
+            self._parted.add(pair)
 
     def isolate(self, node: ClusterNode) -> None:
         """Partition the node from all others. Clients still reach it."""
@@ -174,8 +176,18 @@ class NatsCluster:
                 self.partition(node, other)
 
     async def heal(self) -> None:
-        """End all partitions. The nodes find one another within seconds: see `ready`."""
-        await asyncio.gather(*(proxy.heal() for proxy in self._routes.values()))
+        """End all partitions: what was left of the routes is closed, and they are made anew within seconds: `ready`."""
+        parted, self._parted = self._parted, set()
+        cut = {route for route in await self._open_routes() if route[:2] in parted}
+        for pair in parted:
+            self._routes[pair].drop()
+        await asyncio.gather(*(self._routes[pair].heal() for pair in parted))
+
+        async def noticed() -> bool:
+            return not cut & await self._open_routes()
+
+        # Else `ready` could take a node for one that takes part, before the others have noticed that it is gone.
+        await self._until(noticed, "the nodes hold on to the routes that were cut")
 
     async def _build(self) -> None:
         folder = self._directory
@@ -223,7 +235,16 @@ cluster {{
             return False
         others = views[leader].get("replicas") or []
         reached = [other for other in others if other["current"] and not other.get("offline")]
-        return len(views) == len(self._nodes) and len(reached) == len(self._nodes) - 1
+        routed = {(one, other) for one, other, _ in await self._open_routes()}
+        return len(views) == len(self._nodes) == len(reached) + 1 and routed == self._routes.keys()
+
+    async def _open_routes(self) -> set[tuple[str, str, int]]:
+        """From which node, to which one, and a number that no other route of the node has."""
+        return {
+            (node.name, route["remote_name"], route["rid"])
+            for node, view in await self._views("/routez")
+            for route in view.get("routes") or []
+        }
 
     async def _meta_views(self) -> dict[str, dict[str, Any]]:
         """How each node that answers sees the cluster, by the node's name."""
