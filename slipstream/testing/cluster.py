@@ -88,7 +88,6 @@ class NatsCluster:
         self._stack = AsyncExitStack()
         self._nodes: dict[str, ClusterNode] = {}
         self._routes: dict[tuple[str, str], FaultProxy] = {}
-        self._parted: set[tuple[str, str]] = set()
 
     async def __aenter__(self) -> Self:
         try:
@@ -164,10 +163,9 @@ class NatsCluster:
         await self._until(level, f"the copies of bucket {bucket!r} are not level")
 
     def partition(self, one: ClusterNode, other: ClusterNode) -> None:
-        """Swallow everything between two nodes, connections stay open; until `heal`."""
+        """Let nothing through between two nodes until `heal`, and then all of it, late: as TCP does it."""
         for pair in ((one.name, other.name), (other.name, one.name)):
-            self._routes[pair].black_hole()
-            self._parted.add(pair)
+            self._routes[pair].freeze()
 
     def isolate(self, node: ClusterNode) -> None:
         """Partition the node from all others. Clients still reach it."""
@@ -176,18 +174,8 @@ class NatsCluster:
                 self.partition(node, other)
 
     async def heal(self) -> None:
-        """End all partitions: what was left of the routes is closed, and they are made anew within seconds: `ready`."""
-        parted, self._parted = self._parted, set()
-        cut = {route for route in await self._open_routes() if route[:2] in parted}
-        for pair in parted:
-            self._routes[pair].drop()
-        await asyncio.gather(*(self._routes[pair].heal() for pair in parted))
-
-        async def noticed() -> bool:
-            return not cut & await self._open_routes()
-
-        # Else `ready` could take a node for one that takes part, before the others have noticed that it is gone.
-        await self._until(noticed, "the nodes hold on to the routes that were cut")
+        """End all partitions."""
+        await asyncio.gather(*(proxy.heal() for proxy in self._routes.values()))
 
     async def _build(self) -> None:
         folder = self._directory
@@ -235,16 +223,7 @@ cluster {{
             return False
         others = views[leader].get("replicas") or []
         reached = [other for other in others if other["current"] and not other.get("offline")]
-        routed = {(one, other) for one, other, _ in await self._open_routes()}
-        return len(views) == len(self._nodes) == len(reached) + 1 and routed == self._routes.keys()
-
-    async def _open_routes(self) -> set[tuple[str, str, int]]:
-        """From which node, to which one, and a number that no other route of the node has."""
-        return {
-            (node.name, route["remote_name"], route["rid"])
-            for node, view in await self._views("/routez")
-            for route in view.get("routes") or []
-        }
+        return len(views) == len(self._nodes) == len(reached) + 1
 
     async def _meta_views(self) -> dict[str, dict[str, Any]]:
         """How each node that answers sees the cluster, by the node's name."""

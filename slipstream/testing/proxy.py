@@ -59,9 +59,11 @@ class FaultProxy:
         self._held: socket.socket | None = None
         self._links: dict[asyncio.Task[None], _Link] = {}
         self._deaf: frozenset[Direction] = frozenset()
+        self._open: dict[Direction, asyncio.Event] = {"to_server": asyncio.Event(), "to_client": asyncio.Event()}
         self._latency = 0.0
         self._bandwidth: float | None = None
         self._cuts: dict[Direction, _Cut] = {}
+        self._thaw()
 
     async def __aenter__(self) -> Self:
         await self._listen(bind())
@@ -93,7 +95,17 @@ class FaultProxy:
 
         `heal` closes the connections that lost bytes: a stream with a hole in it cannot go on.
         """
-        self._deaf = _BOTH if direction == "both" else frozenset({direction})
+        self._deaf = _directions(direction)
+
+    def freeze(self, direction: Direction | Literal["both"] = "both") -> None:
+        """Hold back what is sent that way, the end of the stream too; connections stay open, new ones wait as well.
+
+        As where packets are lost, or the receiver has stopped: `heal` lets all of it through, late. Who sends more than
+        the buffers hold, some megabytes, is held back too.
+        """
+        self._thaw()
+        for each in _directions(direction):
+            self._open[each].clear()
 
     def half_dead(self, survivor: Side = "client") -> None:
         """End the other side of all current connections, and leave the survivor's open: no FIN, no RST, no answer.
@@ -147,6 +159,7 @@ class FaultProxy:
     async def heal(self) -> None:
         """End all faults; connections that lost bytes are closed."""
         self._deaf = frozenset()
+        self._thaw()
         self._latency = 0.0
         self._bandwidth = None
         self._cuts.clear()
@@ -235,12 +248,17 @@ class FaultProxy:
             due, data = await flight.get()
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
+            await self._open[direction].wait()
             if not data and not self._swallows(link, direction):
                 return
             while data:
                 piece, data = await self._throttled(data)
                 if not self._swallows(link, direction) and not await self._pass_on(piece, writer, direction):
                     return
+
+    def _thaw(self) -> None:
+        for direction in self._open.values():
+            direction.set()
 
     def _swallows(self, link: _Link, direction: Direction) -> bool:
         if link.half_dead:
@@ -275,6 +293,10 @@ class FaultProxy:
         except OSError:  # gone; the other direction learns it from its own end
             return False
         return True
+
+
+def _directions(direction: Direction | Literal["both"]) -> frozenset[Direction]:
+    return _BOTH if direction == "both" else frozenset({direction})
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -191,11 +191,11 @@ class TestPartitions:
             for peer in (there, beside):  # they learn of the subscription in their own time
                 await heard(inbox, peer, b"before")
             cluster.partition(one, other)
-            await there.client.publish("across", b"lost")
+            await there.client.publish("across", b"late")
             await there.client.flush()
             await heard(inbox, beside, b"around it")
             await cluster.heal()
-            await cluster.ready()
+            assert (await inbox.next_msg(5)).data == b"late"
             await heard(inbox, there, b"healed")
 
 

@@ -305,6 +305,38 @@ class TestFaultProxy:
         assert cut.is_set()
         await hang_up(streams, await dial(proxy.port))  # only once
 
+    @pytest.mark.parametrize("direction", ["both", "to_server", "to_client"])
+    async def test_a_freeze_holds_everything_back_and_loses_nothing(
+        self, fault_proxy: MakeProxy, direction: Direction
+    ) -> None:
+        async with plain_server() as (port, accepted):
+            proxy = await fault_proxy("127.0.0.1", port)
+            ends = await joined(proxy.port, accepted)
+            proxy.freeze(direction)
+            for receiver, way in (("client", "to_client"), ("server", "to_server")):
+                sender = "server" if receiver == "client" else "client"
+                ends[sender][1].write(b"one\n")
+                if direction in (way, "both"):
+                    assert await silent(ends[receiver])
+                else:
+                    assert await asyncio.wait_for(ends[receiver][0].readline(), 5) == b"one\n"
+            await proxy.heal()
+            for receiver, way in (("client", "to_client"), ("server", "to_server")):
+                if direction in (way, "both"):
+                    assert await asyncio.wait_for(ends[receiver][0].readline(), 5) == b"one\n"
+            await hang_up(ends["client"])
+
+    async def test_a_frozen_end_of_the_stream_comes_late(self, fault_proxy: MakeProxy) -> None:
+        async with plain_server() as (port, accepted):
+            proxy = await fault_proxy("127.0.0.1", port)
+            ends = await joined(proxy.port, accepted)
+            proxy.freeze("to_client")
+            ends["server"][1].close()
+            assert await silent(ends["client"])
+            await proxy.heal()
+            await ended(ends["client"])
+            await hang_up(ends["client"])
+
     @pytest.mark.parametrize(("survivor", "told"), [("client", "server"), ("server", "client")])
     async def test_half_dead_ends_one_side_and_does_not_tell_the_other(
         self, fault_proxy: MakeProxy, survivor: Side, told: Side
