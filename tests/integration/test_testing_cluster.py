@@ -62,7 +62,7 @@ async def greeting(port: int, *, within: float = 5) -> dict[str, Any]:
         return dict(json.loads((await asyncio.wait_for(reader.readline(), within))[5:]))
     finally:
         writer.close()
-        await writer.wait_closed()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)  # a reset is an end as well
 
 
 class TestReady:
