@@ -40,9 +40,10 @@ class Position:
 
     cursor: WatchCursor
     count: int
+    schema: int = SCHEMA
 
     def pack(self) -> bytes:
-        body = _POSITION.pack(SCHEMA, self.count) + self.cursor.to_bytes()
+        body = _POSITION.pack(self.schema, self.count) + self.cursor.to_bytes()
         return _CRC.pack(crc32(body)) + body
 
     @classmethod

@@ -2,6 +2,7 @@
 
     contract    the rules that every backend keeps, as test classes to subclass
     server      a real nats-server of one's own
+    snapshots   the same for snapshot stores
     proxy       a TCP proxy that breaks the connection in chosen ways
 
 Names are looked up when they are asked for: nothing needs pytest, or a server, before it is used.
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from slipstream.testing.contract import NewConnection, StoreContract
     from slipstream.testing.proxy import FaultProxy
     from slipstream.testing.server import NatsServer, ServerProcess
+    from slipstream.testing.snapshots import SnapshotConformance
 
-__all__ = ["FaultProxy", "NatsServer", "NewConnection", "ServerProcess", "StoreContract"]
+__all__ = ["FaultProxy", "NatsServer", "NewConnection", "ServerProcess", "SnapshotConformance", "StoreContract"]
 
 _HOMES = {
     "FaultProxy": "slipstream.testing.proxy",
     "NatsServer": "slipstream.testing.server",
     "NewConnection": "slipstream.testing.contract",
     "ServerProcess": "slipstream.testing.server",
+    "SnapshotConformance": "slipstream.testing.snapshots",
     "StoreContract": "slipstream.testing.contract",
 }
 

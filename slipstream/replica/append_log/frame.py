@@ -55,9 +55,10 @@ class FileHeader:
 
     salt: int
     base_end: int = 0
+    schema: int = SCHEMA
 
     def pack(self) -> bytes:
-        raw = _HEADER.pack(MAGIC, SCHEMA, 0, self.salt, self.base_end)
+        raw = _HEADER.pack(MAGIC, self.schema, 0, self.salt, self.base_end)
         return raw + _CRC.pack(crc32(raw))
 
     @classmethod
