@@ -17,7 +17,8 @@ CONTENTS = {"fold.log": "AppendLogSnapshot", "fold.sqlite3": "SqliteSnapshot", "
 """What each kind of store keeps in its folder."""
 
 _LOCK = "lock"
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a full disk, a full quota and a file that may not grow are told by."""
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -32,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def _advice(error: OSError) -> str:
     text = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return f"there is no room left ({text}): free some, then try again"
     if error.errno in _NO_ACCESS:
         return f"this process may not write there ({text}): a snapshot needs a folder that it can write"

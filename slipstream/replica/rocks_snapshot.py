@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from slipstream.errors import SnapshotCorruptedError, SnapshotError
 from slipstream.model import KvEntry, WatchCursor
 from slipstream.replica.change import Change
 from slipstream.replica.disk import DiskSnapshot
-from slipstream.replica.folder import disk_errors
+from slipstream.replica.folder import NO_ROOM, disk_errors
 from slipstream.replica.row import Position, pack_row, unpack_row
 
 try:
-    from rocksdict import DBRecoveryMode, Options, Rdict, WriteBatch, WriteOptions
+    from rocksdict import AccessType, DBRecoveryMode, Options, Rdict, WriteBatch, WriteOptions
 except ImportError as missing:
     raise ImportError("RocksSnapshot needs rocksdict: pip install 'slipstream-kv[rocks]'") from missing
 
 _PAGE = 256
 _POSITION = b"\x00position"  # before every key, and no key of a bucket
 _FIRST = b"\x01"
+_NO_ROOM = tuple(os.strerror(number) for number in NO_ROOM)
 
 
 class RocksSnapshot(DiskSnapshot):
     """A fold in RocksDB; memory holds its caches. Entries carry a CRC over RocksDB's own checksums.
 
     `get` and `range` read on the event loop, some microseconds an entry that is cached. Damage is
-    SnapshotCorruptedError where it is met: when the log of RocksDB is opened, or an entry is read.
+    SnapshotCorruptedError where it is met; in RocksDB's own log it cannot be told from a torn tail, and the fold is
+    what it was before, with the cursor of that time.
     """
 
     _content: ClassVar[str] = "fold.rocks"
     _rocks: Rdict | None = None
     _path: Path
     _count = 0
+    _failed = False
 
     def get(self, key: str) -> KvEntry | None:
         self._check_open()
@@ -48,10 +52,15 @@ class RocksSnapshot(DiskSnapshot):
 
     def _page(self, prefix: str, after: str | None) -> list[KvEntry]:
         with self._errors():
-            start = prefix.encode() if after is None else after.encode() + b"\0"
-            items = cast("Iterator[tuple[bytes, bytes]]", self._db.items(from_key=start or _FIRST))
-            page = [unpack_row(key.decode(), row) for key, row in islice(items, _PAGE)]
-        return [entry for entry in page if entry.key.startswith(prefix)]
+            return list(islice(self._from(prefix, after), _PAGE))
+
+    def _from(self, prefix: str, after: str | None) -> Iterator[KvEntry]:
+        rows = self._db.iter()
+        rows.seek((prefix.encode() or _FIRST) if after is None else after.encode() + b"\0")
+        while rows.valid() and (key := rows.key().decode()).startswith(prefix):
+            yield unpack_row(key, rows.value())
+            rows.next()
+        rows.status()  # raises where it is damage that the rows ended at; `items()` would end without a word
 
     def _errors(self) -> AbstractContextManager[None]:
         return _rocks_errors(self._folder.path)
@@ -76,6 +85,7 @@ class RocksSnapshot(DiskSnapshot):
         return position.cursor
 
     def _disk_apply(self, change: Change, cursor: WatchCursor) -> None:
+        self._disk_reopen()
         batch = WriteBatch(raw_mode=True)
         count = self._count
         for key in change.removed:
@@ -89,6 +99,7 @@ class RocksSnapshot(DiskSnapshot):
         self._disk_write(batch, Position(cursor=cursor, count=count))
 
     def _disk_clear(self) -> None:
+        self._disk_reopen()
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(_FIRST, b"\xff")
         self._disk_write(batch, Position(cursor=WatchCursor.none(), count=0))
@@ -97,14 +108,24 @@ class RocksSnapshot(DiskSnapshot):
         batch.put(_POSITION, position.pack())
         durable = WriteOptions()
         durable.sync = True
-        try:
-            self._db.write(batch, durable)
-        except Exception:
-            # RocksDB takes no more writes after one has failed, until it is opened again.
-            self._db.close()
-            self._disk_open(self._path)
-            raise
+        self._failed = True
+        self._db.write(batch, durable)
+        self._failed = False
         self._count = position.count
+
+    def _disk_reopen(self) -> None:
+        """After a write that failed RocksDB takes no more of them, until it is opened again."""
+        if not self._failed:
+            return
+        with suppress(Exception):  # closed it is; what it raises is that same failure once more
+            self._db.close()
+        try:
+            self._disk_open(self._path)
+        except BaseException:
+            # Opening writes, too. What is there can be read meanwhile.
+            self._rocks = Rdict(str(self._path), _options(), access_type=AccessType.read_only())
+            raise
+        self._failed = False
 
     def _disk_close(self) -> None:
         if self._rocks is not None:
@@ -115,8 +136,8 @@ def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_paranoid_checks(True)
-    # The default would end at the first damage in its log and take what comes before for all there was.
-    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    # The stricter ones refuse a tail of zeros, which is what some file systems leave of a write that a crash ended.
+    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     return options
 
 
@@ -133,4 +154,5 @@ def _rocks_errors(path: Path) -> Iterator[None]:
             raise SnapshotCorruptedError(
                 message=f"snapshot {path} is damaged ({text}): restore it, or remove it and read the bucket anew"
             ) from error
-        raise SnapshotError(message=f"snapshot {path}: {text}") from error
+        advice = ": free some room, then try again" if any(reason in text for reason in _NO_ROOM) else ""
+        raise SnapshotError(message=f"snapshot {path}: {text}{advice}") from error

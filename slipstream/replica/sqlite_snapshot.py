@@ -35,6 +35,8 @@ class SqliteSnapshot(DiskSnapshot):
 
     `get` and `range` read the file on the event loop, some microseconds an entry. Opening checks the
     whole file: some 1.5 s for a million keys. A damaged value is SnapshotCorruptedError where it is read.
+    Damage in the -wal file that a crash leaves cannot be told from a torn tail: the fold is what it was before, with
+    the cursor of that time.
     """
 
     _content: ClassVar[str] = "fold.sqlite3"
