@@ -1,10 +1,10 @@
 """L2: a local copy of a bucket that is right, survives restarts and can be shipped. It sees interfaces only.
 
-    snapshot        what a snapshot store is
-    change          pure: what a batch does to a fold
-    worker, folder  a thread for what blocks; a folder with one owner
-    disk            what the stores on disk share
-    append_log, sqlite_snapshot, rocks_snapshot
+snapshot        what a snapshot store is
+change          pure: what a batch does to a fold
+worker, folder  a thread for what blocks; a folder with one owner
+disk            what the stores on disk share
+append_log, sqlite_snapshot, rocks_snapshot
 """
 
 from typing import TYPE_CHECKING, Any

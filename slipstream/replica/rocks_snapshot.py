@@ -148,7 +148,7 @@ def _rocks_errors(path: Path) -> Iterator[None]:
             yield
     except SnapshotError:
         raise
-    except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more precise
+    except Exception as error:
         text = str(error)
         if text.startswith("Corruption"):
             raise SnapshotCorruptedError(

@@ -12,7 +12,7 @@ from slipstream.model import KvEntry, KvUpdate, WatchCursor
 
 
 class SnapshotStore(ABC):
-    """A fold of a bucket (last value of each live key) kept with the cursor it belongs to, both moved in one atomic step.
+    """A fold of a bucket (last value of each live key) kept with its cursor, both moved in one atomic step.
 
     Whenever it is opened, also after a crash, the fold is what `apply` made of every batch up to the cursor, and of
     none beyond it. One store owns its folder; tasks may share the store: what they apply is done one after the other.

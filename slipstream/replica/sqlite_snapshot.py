@@ -27,6 +27,9 @@ _SETTINGS = (
     "PRAGMA cache_size = -65536",  # KiB
     "PRAGMA wal_autocheckpoint = 10000",  # pages of 4 KiB
 )
+_ONE = "SELECT key, row FROM entry WHERE key = ?"
+_FROM = "SELECT key, row FROM entry WHERE key >= ? ORDER BY key LIMIT ?"
+_AFTER = "SELECT key, row FROM entry WHERE key > ? ORDER BY key LIMIT ?"
 _EMPTY = Position(cursor=WatchCursor.none(), count=0)
 
 
@@ -47,7 +50,7 @@ class SqliteSnapshot(DiskSnapshot):
     def get(self, key: str) -> KvEntry | None:
         self._check_open()
         with self._errors():
-            found = self._select("SELECT key, row FROM entry WHERE key = ?", key)
+            found = self._select(_ONE, key)
         return found[0] if found else None
 
     def __len__(self) -> int:
@@ -55,14 +58,14 @@ class SqliteSnapshot(DiskSnapshot):
 
     def _page(self, prefix: str, after: str | None) -> list[KvEntry]:
         # In SQLite, too, text is ordered by its bytes in UTF-8, which is the order of code points.
-        comparison, start = (">=", prefix) if after is None else (">", after)
+        start, query = (prefix, _FROM) if after is None else (after, _AFTER)
         with self._errors():
-            found = self._select(f"SELECT key, row FROM entry WHERE key {comparison} ? ORDER BY key LIMIT {_PAGE}", start)  # noqa: S608
+            found = self._select(query, start, _PAGE)
         return [entry for entry in found if entry.key.startswith(prefix)]
 
-    def _select(self, query: str, key: str) -> list[KvEntry]:
+    def _select(self, query: str, *values: str | int) -> list[KvEntry]:
         assert self._reader is not None  # opened by _disk_open, without which there is no store
-        return [unpack_row(*row) for row in self._reader.execute(query, (key,))]
+        return [unpack_row(*row) for row in self._reader.execute(query, values)]
 
     def _errors(self) -> AbstractContextManager[None]:
         return _sqlite_errors(self._folder.path)
@@ -99,7 +102,9 @@ class SqliteSnapshot(DiskSnapshot):
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         (count,) = db.execute("SELECT count(*) FROM entry").fetchone()
         if verdict != "ok" or count != position.count:
-            raise SnapshotCorruptedError(message=f"{count} of {position.count} entries are there, SQLite says: {verdict}")
+            raise SnapshotCorruptedError(
+                message=f"{count} of {position.count} entries are there, SQLite says: {verdict}"
+            )
         return position
 
     def _disk_apply(self, change: Change, cursor: WatchCursor) -> None:

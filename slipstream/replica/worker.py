@@ -28,11 +28,11 @@ class Worker:
                 await asyncio.wait({future})
             except asyncio.CancelledError as error:
                 cancelled = error
-        error = future.exception()
-        if error is None and then is not None:
+        failure = future.exception()
+        if failure is None and then is not None:
             then(future.result())
         if cancelled is not None:
-            raise cancelled from error
+            raise cancelled from failure
         return future.result()
 
     def close(self) -> None:

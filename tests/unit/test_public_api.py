@@ -214,7 +214,11 @@ def test_importing_slipstream_imports_no_backend_and_no_client() -> None:
     loaded: list[str] = ast.literal_eval(done.stdout)
     assert "slipstream.connect" in loaded
     assert [name for name in loaded if name.startswith("slipstream.stores")] == []
-    assert [name for name in loaded if name.partition(".")[0] in {"nats", "ahocorasick", "nats_server", "rocksdict", "sqlite3"}] == []
+    assert [
+        name
+        for name in loaded
+        if name.partition(".")[0] in {"nats", "ahocorasick", "nats_server", "rocksdict", "sqlite3"}
+    ] == []
 
 
 def test_memory_needs_no_nats_client() -> None:

@@ -44,8 +44,14 @@ class LogFile:
 
     @classmethod
     def reopen(cls, path: Path, header: FileHeader, end: int) -> LogFile:
-        """The log that is at `path`, of which `end` bytes count."""
-        return cls(path, os.open(path, os.O_RDWR), header, end)
+        """The log that is at `path`, cut to the `end` bytes that count."""
+        log = cls(path, os.open(path, os.O_RDWR), header, end)
+        try:
+            log._cut()
+        except BaseException:
+            log.close()
+            raise
+        return log
 
     def append(self, data: bytes) -> None:
         """Durable when it returns. Failed, the log is what it was, and the call may be repeated."""

@@ -64,14 +64,16 @@ class FileHeader:
     @classmethod
     def unpack(cls, raw: bytes) -> FileHeader:
         """Raises: SnapshotError for another format or schema, SnapshotCorruptedError for a damaged header."""
-        magic, schema, _, salt, base_end = _HEADER.unpack_from(raw)
-        if magic != MAGIC:
+        if not MAGIC.startswith(raw[: len(MAGIC)].rstrip(b"\0")):
             raise SnapshotError(message="it is no log of slipstream")
         # Before the schema is believed: the header is the part that no release changes.
-        if crc32(raw[: _HEADER.size]) != _CRC.unpack_from(raw, _HEADER.size)[0]:
+        if len(raw) < HEADER_BYTES or crc32(raw[: _HEADER.size]) != _CRC.unpack_from(raw, _HEADER.size)[0]:
             raise SnapshotCorruptedError(message="the header is damaged")
+        _, schema, _, salt, base_end = _HEADER.unpack_from(raw)
         if schema != SCHEMA:
-            raise SnapshotError(message=f"it has schema {schema}, this release reads {SCHEMA}: use the one that wrote it")
+            raise SnapshotError(
+                message=f"it has schema {schema}, this release reads {SCHEMA}: use the one that wrote it"
+            )
         return cls(salt=salt, base_end=base_end)
 
 

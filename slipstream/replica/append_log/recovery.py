@@ -30,15 +30,8 @@ def read_header(file: BinaryIO) -> FileHeader | None:
     Raises: SnapshotError, SnapshotCorruptedError; see `FileHeader.unpack`.
     """
     file.seek(0)
-    raw = file.read(HEADER_BYTES)
-    if not raw.strip(b"\0") and _only_zeros(file):
-        return None
-    if len(raw) < HEADER_BYTES:
-        if FileHeader(salt=0).pack().startswith(raw[:8]):
-            return None
-        raise SnapshotCorruptedError(message="it is too short for a log")
     try:
-        return FileHeader.unpack(raw)
+        return FileHeader.unpack(file.read(HEADER_BYTES))
     except SnapshotCorruptedError:
         if _only_zeros(file):
             return None  # nothing came after it, so nothing was acknowledged

@@ -1,4 +1,4 @@
-"""The conformance suite of snapshot stores: what each of them does, also on a disk that is full, damaged or pulled away.
+"""The conformance suite of snapshot stores: what each of them does, also on a full or damaged disk.
 
 A store subclasses `SnapshotConformance` in a test module of its own and says what it is:
 

@@ -94,7 +94,7 @@ class SnapshotBackend:
     kind: ClassVar[type[SnapshotStore]]
     """The class under test; child processes import it by its name."""
     rewriting: ClassVar[str | None] = None
-    """The name of its method that writes anew what it holds (a compaction), None without one: `await store.<name>()`."""
+    """The name of its method that writes anew what it holds, as a compaction; awaited. None without one."""
 
     def tail(self, folder: Path) -> Path:
         """The file that the last `apply` wrote to, while the store is open."""

@@ -80,6 +80,11 @@ def run_child(task: str, kind: type[SnapshotStore], folder: Path) -> None:
         child.finish()
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 async def is_refused(kind: type[SnapshotStore], folder: Path) -> None:
     try:
         await kind.open(folder)
@@ -92,8 +97,16 @@ async def is_refused(kind: type[SnapshotStore], folder: Path) -> None:
 async def open_and_wait(kind: type[SnapshotStore], folder: Path) -> None:
     store, _ = await kind.open(folder)
     await apply_numbers(store, 1, 1)
-    print("open", flush=True)
+    _say("open")
     await asyncio.to_thread(sys.stdin.read)
+
+
+def _forbid_growth(folder: Path, *, beyond: int) -> int:
+    """Let no file of this process be longer than the longest now and so many bytes more; the limit before that."""
+    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + beyond, hard))
+    return hard
 
 
 async def run_out_of_room(kind: type[SnapshotStore], folder: Path) -> None:
@@ -101,9 +114,7 @@ async def run_out_of_room(kind: type[SnapshotStore], folder: Path) -> None:
     states = [State()]
     store, _ = await kind.open(folder)
     await apply_numbers(store, 1, 3, states=states)
-    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 150_000, hard))
+    hard = _forbid_growth(folder, beyond=150_000)
     for number in range(4, 100):
         batch = [put(f"big.{n}", os.urandom(500), number) for n in range(200)]
         try:
@@ -134,9 +145,7 @@ async def run_out_of_room_and_end(kind: type[SnapshotStore], folder: Path) -> No
     """The same, but the process ends without another word right after the failure."""
     store, _ = await kind.open(folder)
     await apply_numbers(store, 1, 3)
-    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 20_000, hard))
+    _forbid_growth(folder, beyond=20_000)
     try:
         await store.apply([put(f"big.{n}", os.urandom(500), 4) for n in range(2000)], cursor_number(4))
     except SnapshotError:
@@ -173,7 +182,7 @@ async def _apply_until_killed(kind: type[SnapshotStore], folder: Path, rewriting
                     beside.create_task(getattr(store, rewriting)())
                 number += 1
                 await store.apply(batch_number(number), cursor_number(number))
-                print(number, flush=True)
+                _say(f"{number}")
 
 
 def fork_crashing_writers(kind: type[SnapshotStore], folder: Path) -> None:
@@ -189,10 +198,10 @@ def fork_crashing_writers(kind: type[SnapshotStore], folder: Path) -> None:
                 asyncio.run(_apply_until_killed(kind, folder, rewriting or None, int(seed)))
             finally:
                 os._exit(1)
-        print(f"pid {pid}", flush=True)
+        _say(f"pid {pid}")
         _, status = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(status), "the writer failed by itself"
-        print(0, flush=True)
+        _say("0")
 
 
 TASKS: dict[str, Callable[[type[SnapshotStore], Path], Awaitable[None] | None]] = {

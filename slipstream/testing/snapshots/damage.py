@@ -13,7 +13,8 @@ from slipstream.errors import SnapshotCorruptedError, SnapshotError
 from slipstream.testing.snapshots.base import SnapshotBackend, State, apply_numbers, cursor_number
 
 _EVERY_BYTE = 3000
-_SAMPLES = 400
+_SAMPLES = 200
+_FLIPS = 40
 
 
 def places(size: int) -> Iterator[int]:
@@ -88,7 +89,7 @@ class DamageConformance(SnapshotBackend):
         for folder in (image, tmp_path / "lives"):
             for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]:
                 content = path.read_bytes()
-                for at in dice.sample(range(len(content)), min(len(content), 100)):
+                for at in dice.sample(range(len(content)), min(len(content), _FLIPS)):
                     flipped = bytearray(content)
                     flipped[at] ^= 1 << dice.randrange(8)
                     try:

@@ -40,11 +40,12 @@ class DiskConformance(SnapshotBackend):
         async with await self.open(public_folder) as store:
             await apply_numbers(store, 1, 2)
         before = await self.read(public_folder)
-        for path in public_folder.rglob("*"):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        public_folder.chmod(0o555)
+        _permit(public_folder, writing=False)
         run_child("is_not_permitted", self.kind, public_folder)
-        public_folder.chmod(0o755)
-        for path in public_folder.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        _permit(public_folder, writing=True)
         assert await self.read(public_folder) == before
+
+
+def _permit(folder: Path, *, writing: bool) -> None:
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o555 if path.is_dir() else 0o444) | (0o200 if writing else 0))
