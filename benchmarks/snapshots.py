@@ -1,6 +1,6 @@
 """Snapshot stores: filling, reading, opening, compacting; beside a bare scan into a dict, in one run.
 
-    python benchmarks/snapshots.py [--large] [--values BYTES] [--folder PATH]
+    python benchmarks/snapshots.py [--large] [--only KIND] [--values BYTES] [--folder PATH]
 
 100,000 keys in random order, with --large 1,000,000, on an embedded nats-server. The ratios are what counts: hydrating
 (a watch, applied in batches of 1000) takes at most 2 times as long as the scan with the append log, 4 with SQLite.
@@ -175,6 +175,8 @@ async def main(args: argparse.Namespace) -> None:
         print(f"scan into a dict {rate(len(found), begun)} keys/s ({len(found):,} keys of {args.values} bytes)")
         del found
         for kind in (AppendLogSnapshot, SqliteSnapshot, RocksSnapshot):
+            if args.only not in (None, kind.__name__):
+                continue
             took = await measure(kind, bucket, keys, args)
             print(f"  hydrate / scan {took / scan:>12.2f}")
 
@@ -183,5 +185,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="1,000,000 keys")
     parser.add_argument("--values", type=int, default=256, help="bytes of a value")
+    parser.add_argument("--only", help="the name of one kind: AppendLogSnapshot, SqliteSnapshot, RocksSnapshot")
     parser.add_argument("--folder", help="where the stores are made; else the system's temporary folder")
     sys.exit(asyncio.run(main(parser.parse_args())))

@@ -357,7 +357,7 @@ async def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
         await again.close()
     finally:
         os.write(done[1], b".")
-        os.waitpid(pid, 0)
+        await asyncio.to_thread(os.waitpid, pid, 0)
         for end in (*ready, *done):
             os.close(end)
     await store.close()
