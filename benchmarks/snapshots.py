@@ -1,6 +1,6 @@
 """Snapshot stores: filling, reading, opening, compacting; beside a bare scan into a dict, in one run.
 
-    python benchmarks/snapshots.py [--large] [--only KIND] [--values BYTES] [--folder PATH]
+    python benchmarks/snapshots.py [--large] [--only KIND] [--no-server] [--values BYTES] [--folder PATH]
 
 100,000 keys in random order, with --large 1,000,000, on an embedded nats-server. The ratios are what counts: hydrating
 (a watch, applied in batches of 1000) takes at most 2 times as long as the scan with the append log, 4 with SQLite.
@@ -93,28 +93,23 @@ async def applied(store: SnapshotStore, changes: list[KvUpdate]) -> None:
         await store.apply(batch, WatchCursor.from_version(batch[-1].version))
 
 
-async def hydrated(bucket: KvStore, store: SnapshotStore, count: int) -> None:
-    async with bucket.watch() as watch:
-        async for batch in watch.batches(BATCH):
-            await store.apply(batch, watch.cursor)
-            if len(store) >= count:
-                return
+async def hydrated(bucket: KvStore, kind: type[SnapshotStore], count: int, folder: str | None) -> float:
+    """Seconds until the store holds what the bucket holds."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        store, _ = await kind.open(name)
+        async with store, bucket.watch() as watch:
+            begun = time.perf_counter()
+            async for batch in watch.batches(BATCH):
+                await store.apply(batch, watch.cursor)
+                if len(store) >= count:
+                    break
+            return time.perf_counter() - begun
 
 
-async def measure(kind: type[SnapshotStore], bucket: KvStore, keys: list[str], args: argparse.Namespace) -> float:
-    """Print what there is to say of this kind; seconds for hydrating."""
+async def measure(kind: type[SnapshotStore], keys: list[str], args: argparse.Namespace) -> None:
+    """Print what this kind does by itself."""
     count = len(keys)
-    print(f"\n{kind.__name__}")
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        store, _ = await kind.open(Path(name) / "hydrated")
-        begun = time.perf_counter()
-        await hydrated(bucket, store, count)
-        took = time.perf_counter() - begun
-        print(f"  hydrate        {count / took:>12,.0f} keys/s")
-        await store.close()
-        del store
-        gc.collect()
-
         changes = updates(keys, args.values)
         before = resident_bytes()
         store, _ = await kind.open(Path(name) / "applied")
@@ -144,7 +139,6 @@ async def measure(kind: type[SnapshotStore], bucket: KvStore, keys: list[str], a
             print(f"  open           {time.perf_counter() - begun:>12.2f} s; pauses {shown(seen)}")
         print(f"  memory then    {(resident_bytes() - before) / count:>12,.0f} bytes/key")
         await store.close()
-    return took
 
 
 async def compacted(store: AppendLogSnapshot, changes: list[KvUpdate]) -> None:
@@ -160,11 +154,9 @@ async def compacted(store: AppendLogSnapshot, changes: list[KvUpdate]) -> None:
         print(f"  compact        {time.perf_counter() - begun:>12.2f} s; pauses {shown(seen)}")
 
 
-async def main(args: argparse.Namespace) -> None:
-    count = 1_000_000 if args.large else 100_000
-    random.seed(1)
-    keys = [f"node.{number:07}" for number in range(count)]
-    random.shuffle(keys)
+async def compare(kinds: list[type[SnapshotStore]], keys: list[str], args: argparse.Namespace) -> None:
+    """Print how long hydrating takes, beside a scan of the same bucket."""
+    count = len(keys)
     async with slipstream.connect("embedded://", op_timeout=120) as connection:
         bucket = await connection.store("bench")
         for start in range(0, count, 50_000):
@@ -172,13 +164,26 @@ async def main(args: argparse.Namespace) -> None:
         begun = time.perf_counter()
         found = {entry.key: entry for entry in await bucket.scan()}
         scan = time.perf_counter() - begun
-        print(f"scan into a dict {rate(len(found), begun)} keys/s ({len(found):,} keys of {args.values} bytes)")
+        print(f"{'scan into a dict':30} {len(found) / scan:>12,.0f} keys/s")
         del found
-        for kind in (AppendLogSnapshot, SqliteSnapshot, RocksSnapshot):
-            if args.only not in (None, kind.__name__):
-                continue
-            took = await measure(kind, bucket, keys, args)
-            print(f"  hydrate / scan {took / scan:>12.2f}")
+        for kind in kinds:
+            gc.collect()
+            took = await hydrated(bucket, kind, count, args.folder)
+            print(f"hydrate {kind.__name__:22} {count / took:>12,.0f} keys/s, {took / scan:.2f} times the scan")
+
+
+async def main(args: argparse.Namespace) -> None:
+    count = 1_000_000 if args.large else 100_000
+    random.seed(1)
+    keys = [f"node.{number:07}" for number in range(count)]
+    random.shuffle(keys)
+    kinds = [kind for kind in (AppendLogSnapshot, SqliteSnapshot, RocksSnapshot) if args.only in (None, kind.__name__)]
+    print(f"{count:,} keys of {args.values} bytes")
+    if not args.no_server:
+        await compare(kinds, keys, args)
+    for kind in kinds:
+        print(f"\n{kind.__name__}")
+        await measure(kind, keys, args)
 
 
 if __name__ == "__main__":
@@ -186,5 +191,6 @@ if __name__ == "__main__":
     parser.add_argument("--large", action="store_true", help="1,000,000 keys")
     parser.add_argument("--values", type=int, default=256, help="bytes of a value")
     parser.add_argument("--only", help="the name of one kind: AppendLogSnapshot, SqliteSnapshot, RocksSnapshot")
+    parser.add_argument("--no-server", action="store_true", help="leave out what needs a bucket: scan and hydrate")
     parser.add_argument("--folder", help="where the stores are made; else the system's temporary folder")
     sys.exit(asyncio.run(main(parser.parse_args())))

@@ -17,7 +17,7 @@ from slipstream.replica.folder import NO_ROOM, disk_errors
 from slipstream.replica.row import Position, pack_row, unpack_row
 
 try:
-    from rocksdict import AccessType, DBRecoveryMode, Options, Rdict, WriteBatch, WriteOptions
+    from rocksdict import AccessType, DbClosedError, DBRecoveryMode, Options, Rdict, WriteBatch, WriteOptions
 except ImportError as missing:
     raise ImportError("RocksSnapshot needs rocksdict: pip install 'slipstream-kv[rocks]'") from missing
 
@@ -146,9 +146,9 @@ def _rocks_errors(path: Path) -> Iterator[None]:
     try:
         with disk_errors(path):
             yield
-    except SnapshotError:
-        raise
     except Exception as error:
+        if type(error) not in (Exception, DbClosedError):
+            raise
         text = str(error)
         if text.startswith("Corruption"):
             raise SnapshotCorruptedError(

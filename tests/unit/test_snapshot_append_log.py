@@ -111,6 +111,29 @@ class TestCompaction:
             assert number_of(expected.cursor) == 4
             assert await read(folder) == expected
 
+    async def test_a_batch_that_comes_before_its_last_step_keeps_its_cursor(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        states, batches = [State()], list[asyncio.Task[None]]()
+        loop = asyncio.get_running_loop()
+        original = compaction.Rewrite.catch_up
+
+        def then_a_batch(self: compaction.Rewrite) -> None:
+            original(self)
+            if not batches:
+                loop.call_soon_threadsafe(
+                    lambda: batches.append(asyncio.create_task(apply_numbers(store, 4, 4, states=states)))
+                )
+
+        store, _ = await AppendLogSnapshot.open(tmp_path)
+        async with store, bounded():
+            await apply_numbers(store, 1, 3, states=states)
+            monkeypatch.setattr(compaction.Rewrite, "catch_up", then_a_batch)
+            await store.compact()
+            await asyncio.gather(*batches)
+        assert number_of(states[-1].cursor) == 4
+        assert await read(tmp_path) == states[-1]
+
     @pytest.mark.parametrize("turns", [*range(0, 40, 2), 60, 100, 200, 400])
     async def test_cancelled_it_leaves_the_log_whole(self, tmp_path: Path, turns: int) -> None:
         states = [State()]

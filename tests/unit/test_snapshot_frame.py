@@ -171,7 +171,8 @@ class TestRecovery:
 
     def test_damage_is_found_far_from_the_next_sound_frame(self) -> None:
         # Wherever in a chunk, or across two, the head of the next frame lies.
-        for size in ((1 << 20) - 40, (1 << 20) - 10, 1 << 20, (1 << 21) + 7):
+        overhead = len(pack_frame(change(b""), CURSORS_OF[0], salt=SALT))
+        for size in range((1 << 20) - overhead - HEAD_BYTES - 2, (1 << 20) - overhead + 3):
             large = pack_frame(change(bytes(size)), CURSORS_OF[0], salt=SALT)
             with pytest.raises(SnapshotCorruptedError):
                 cursors_in(flipped(log(large, FRAMES[1]), HEADER_BYTES + 5))
