@@ -332,6 +332,20 @@ class TestLogFile:
         log.close()
         assert (tmp_path / "fold.log").read_bytes()[HEADER_BYTES:] == b"b"
 
+    def test_nor_after_it_was_opened_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "fold.log"
+        log = LogFile.begin(path)
+        log.publish(path)
+        log.close()
+        log = LogFile.reopen(path, log.header, log.end)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", self._refuse)
+            with pytest.raises(OSError, match="refused"):
+                log.append(b"a")
+        log.append(b"b")
+        log.close()
+        assert path.read_bytes()[HEADER_BYTES:] == b"b"
+
     @staticmethod
     def _refuse(*_: object) -> None:
         raise OSError(5, "refused")

@@ -79,6 +79,15 @@ def test_an_entry_is_read_from_its_frame_once() -> None:
     assert fold.get("a") is fold.get("a")
 
 
+def test_a_key_that_went_and_came_back_is_in_the_order_once() -> None:
+    order, live = KeyOrder(), {"a": None, "b": None, "c": None}
+    order.add(live)
+    order.page(live, prefix="", after=None, size=10)
+    order.add(["b", "b"])
+    assert order.page(live, prefix="", after=None, size=10) == ["a", "b", "c"]
+    assert order.page(live, prefix="", after="b", size=10) == ["c"]
+
+
 def test_keys_that_come_and_go_do_not_pile_up_in_the_order() -> None:
     order, live = KeyOrder(), {"a": None}
     order.add(live)

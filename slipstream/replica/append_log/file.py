@@ -26,7 +26,7 @@ class LogFile:
         self.end = end
         self._fd = fd
         self._clean = False  # nothing lies beyond the end
-        self._named = True  # the folder names this file, durably
+        self._named = True  # the folder names this file, durably; a new one has no name to lose
 
     @classmethod
     def begin(cls, path: Path, *, salt: int | None = None) -> LogFile:
@@ -46,6 +46,7 @@ class LogFile:
     def reopen(cls, path: Path, header: FileHeader, end: int) -> LogFile:
         """The log that is at `path`, cut to the `end` bytes that count."""
         log = cls(path, os.open(path, os.O_RDWR), header, end)
+        log._named = False  # whoever renamed it may have been killed before the folder was synced
         try:
             log._cut()
         except BaseException:
