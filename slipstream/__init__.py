@@ -5,6 +5,7 @@ async with slipstream.connect("nats://127.0.0.1:4222") as conn:
     version = await store.put("node.eu-1", b"up")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from slipstream.connect import connect
@@ -59,10 +60,12 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
+    from slipstream.replica import AppendLogSnapshot, RocksSnapshot, SnapshotStore, SqliteSnapshot
     from slipstream.stores.nats import NatsConnection
 
 __all__ = [
     "AlreadyExistsError",
+    "AppendLogSnapshot",
     "ArtifactError",
     "AuthenticationError",
     "BulkWriteError",
@@ -91,9 +94,12 @@ __all__ = [
     "PermissionDeniedError",
     "Placement",
     "RevisionMismatchError",
+    "RocksSnapshot",
     "SerializationError",
     "SnapshotCorruptedError",
     "SnapshotError",
+    "SnapshotStore",
+    "SqliteSnapshot",
     "StoreConfig",
     "StoreFullError",
     "StoreNotFoundError",
@@ -110,10 +116,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Lazily, so that `import slipstream` imports no NATS client (tests/unit/test_public_api.py).
-    if name == "NatsConnection":
-        from slipstream.stores.nats import NatsConnection
+_HOMES = {
+    "AppendLogSnapshot": "slipstream.replica",
+    "NatsConnection": "slipstream.stores.nats",
+    "RocksSnapshot": "slipstream.replica",
+    "SnapshotStore": "slipstream.replica",
+    "SqliteSnapshot": "slipstream.replica",
+}
 
-        return NatsConnection
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that `import slipstream` imports no NATS client and no database (tests/unit/test_public_api.py).
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,6 +1,7 @@
 """L4, public: what tests of a program on slipstream, and of a backend for it, are made of.
 
     contract        the rules that every backend keeps, as test classes to subclass
+    snapshots       the same for snapshot stores
     server          a real nats-server of one's own
     cluster         three of them, whose routes can be cut
     proxy           a TCP proxy that breaks the connection in chosen ways
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from slipstream.testing.contract import NewConnection, StoreContract
     from slipstream.testing.proxy import FaultProxy
     from slipstream.testing.server import NatsServer, ServerProcess
+    from slipstream.testing.snapshots import SnapshotConformance
 
 __all__ = [
     "ClusterNode",
@@ -26,6 +28,7 @@ __all__ = [
     "NatsServer",
     "NewConnection",
     "ServerProcess",
+    "SnapshotConformance",
     "StoreContract",
 ]
 
@@ -36,6 +39,7 @@ _HOMES = {
     "NatsServer": "slipstream.testing.server",
     "NewConnection": "slipstream.testing.contract",
     "ServerProcess": "slipstream.testing.server",
+    "SnapshotConformance": "slipstream.testing.snapshots",
     "StoreContract": "slipstream.testing.contract",
 }
 
