@@ -57,6 +57,17 @@ from slipstream.model import (
     WatchCursor,
     WatchStatistics,
 )
+from slipstream.replica import (
+    AuditReport,
+    BatchConfig,
+    MemorySnapshot,
+    Replica,
+    ReplicaProgress,
+    ReplicaStatistics,
+    SnapshotStore,
+    WatchScope,
+    watch_applied,
+)
 
 if TYPE_CHECKING:
     from slipstream.stores.nats import NatsConnection
@@ -64,7 +75,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyExistsError",
     "ArtifactError",
+    "AuditReport",
     "AuthenticationError",
+    "BatchConfig",
     "BulkWriteError",
     "ConflictError",
     "Connection",
@@ -83,6 +96,7 @@ __all__ = [
     "KvUpdate",
     "KvWatcher",
     "KvWriter",
+    "MemorySnapshot",
     "NatsConnection",
     "NotConnectedError",
     "Operation",
@@ -90,10 +104,14 @@ __all__ = [
     "OperationTimeoutError",
     "PermissionDeniedError",
     "Placement",
+    "Replica",
+    "ReplicaProgress",
+    "ReplicaStatistics",
     "RevisionMismatchError",
     "SerializationError",
     "SnapshotCorruptedError",
     "SnapshotError",
+    "SnapshotStore",
     "StoreConfig",
     "StoreFullError",
     "StoreNotFoundError",
@@ -105,8 +123,10 @@ __all__ = [
     "Watch",
     "WatchCursor",
     "WatchError",
+    "WatchScope",
     "WatchStatistics",
     "connect",
+    "watch_applied",
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import slipstream
-from slipstream import errors, interfaces, model
+from slipstream import errors, interfaces, model, replica
 from slipstream.errors import KvError
 from slipstream.interfaces import Connection, KvReader, KvStore, KvWatcher, KvWriter, Transaction, Watch
 from slipstream.model import VersionToken, WatchCursor
@@ -179,6 +179,7 @@ def test_all_is_complete() -> None:
         if not name.startswith("_") and inspect.isclass(kind) and kind.__module__ == model.__name__
     }
     expected = {*ERRORS, *values, *(kind.__name__ for kind in INTERFACES), "NatsConnection", "connect"}
+    expected.update(replica.__all__)
     assert set(slipstream.__all__) == expected
 
 
