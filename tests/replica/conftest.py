@@ -33,5 +33,5 @@ async def store(connection: Connection) -> AsyncIterator[KvStore]:
     """A fresh bucket, deleted when the test ends."""
     store = await connection.store(f"test-{secrets.token_hex(8)}")
     yield store
-    if store.name in await connection.stores():
+    if connection.is_healthy() and store.name in await connection.stores():
         await connection.delete_store(store.name)

@@ -28,7 +28,6 @@ from tests.replica.following import (
     values_of,
 )
 
-
 _SMALL = BatchConfig(max_items=2)
 
 
@@ -347,4 +346,3 @@ async def test_a_stop_during_a_repair_ends_it(store: KvStore) -> None:
         await entered.wait()
         assert await run.end() == expired
     assert values_of(snapshot) == {"a": b"1"}
-

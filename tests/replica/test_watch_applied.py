@@ -265,9 +265,10 @@ async def test_a_commit_is_applied_as_a_unit(connection: Connection, store: KvSt
                     last[f"k.{number}.{key}"] = b"1"
             last[f"alone.{number}"] = b"1"
         await table.holds(last)
-    for kept in ([[update.key for update in batch] for batch in table.batches], [
-        [key for _, key, _ in batch] for batch, _ in snapshot.attempts
-    ]):
+    for kept in (
+        [[update.key for update in batch] for batch in table.batches],
+        [[key for _, key, _ in batch] for batch, _ in snapshot.attempts],
+    ):
         of_commits = [[key for key in batch if key.startswith("k.")] for batch in kept]
         assert all(len(keys) % 7 == 0 for keys in of_commits)
         assert sum(map(len, of_commits)) == 70
