@@ -44,6 +44,11 @@ def recovery(
     return Recovery.COMPARE if {reason, now} <= {"compacted", None} else Recovery.REBUILD
 
 
+def begins_after(cursor: WatchCursor, *, first_revision: int) -> bool:
+    """Whatever the bucket still holds is newer than the cursor, so that reading all of it reads nothing twice."""
+    return cursor.revision is None or cursor.revision < first_revision
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """A fold whose cursor has expired, beside the bucket.

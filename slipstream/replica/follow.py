@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from slipstream.errors import (
@@ -25,7 +24,7 @@ from slipstream.replica.batch import BatchConfig
 from slipstream.replica.difference import Recovery
 from slipstream.replica.flush import advance, already_held, pause_after
 from slipstream.replica.progress import Meter
-from slipstream.replica.repair import Repair, Resume, refuse_other_life
+from slipstream.replica.repair import Plan, Repair
 from slipstream.replica.scope import WatchScope
 from slipstream.replica.snapshot import SnapshotStore
 
@@ -70,7 +69,8 @@ class Follower(Generic[T]):
         if snapshot is not None:
             self._repair = Repair(store=store, scope=scope, snapshot=snapshot, applier=applier, chunk=batch.max_items)
         self._expired: ExpiryReason | None = None
-        self._resume = Resume(cursor=applier.cursor)
+        self._plan: Plan | None = None
+        self._held_until = 0
         self._repairs_in_a_row = 0
         self._failures = 0
         self._watch: Watch | None = None
@@ -121,7 +121,8 @@ class Follower(Generic[T]):
     # One watch.
 
     async def _follow(self) -> None:
-        watch = self._store.watch(self._scope.prefixes, cursor=self._resume.cursor)
+        cursor = self._applier.cursor if self._plan is None else self._plan.cursor
+        watch = self._store.watch(self._scope.prefixes, cursor=cursor)
         try:
             if await self._unless_stopped(self._enter(watch)):
                 self._followed = True
@@ -133,7 +134,12 @@ class Follower(Generic[T]):
 
     async def _enter(self, watch: Watch) -> None:
         await watch.__aenter__()
-        await refuse_other_life(self._store, self._resume)
+        if self._repair is not None and self._plan is not None:
+            if self._plan.how is Recovery.COMPARE:
+                self._held_until = await self._repair.mend(self._plan)
+            self.repairs += self._plan.how is Recovery.COMPARE
+            self.rebuilds += self._plan.how is Recovery.REBUILD
+        self._plan = None
 
     async def _take_all(self, watch: Watch) -> None:
         """Apply what the watch hands out, until stopped or it ends."""
@@ -166,7 +172,7 @@ class Follower(Generic[T]):
             await _close(batches)
 
     async def _take(self, batch: Sequence[KvUpdate], watch: Watch) -> None:
-        until = self._resume.held_until
+        until = self._held_until
         if until and self._snapshot is not None:
             snapshot = self._snapshot
             batch = [
@@ -229,24 +235,18 @@ class Follower(Generic[T]):
 
     async def _empty_unless_known(self) -> None:
         """Entries without a cursor prove nothing: keys of theirs may have gone long ago."""
-        if (
-            self._repair is not None
-            and self._snapshot is not None
-            and self._resume.cursor.is_none
-            and len(self._snapshot)
-        ):
+        known = self._snapshot is None or not len(self._snapshot) or not self._applier.cursor.is_none
+        if self._repair is not None and not known:
             await self._repair.rebuild()
 
     async def _recover(self) -> None:
-        """Repair the fold if its cursor has expired."""
+        """Decide how the fold is repaired if its cursor has expired."""
         if self._expired is None or self._repair is None:
             return
-        overtaken = self._repairs_in_a_row >= _OVERTAKEN_AFTER
-        how, self._resume = await self._repair.after(self._expired, overtaken=overtaken)
-        self._expired = None
         self._repairs_in_a_row += 1
-        self.repairs += how is Recovery.COMPARE
-        self.rebuilds += how is Recovery.REBUILD
+        overtaken = self._repairs_in_a_row > _OVERTAKEN_AFTER
+        self._plan = await self._repair.plan(self._expired, overtaken=overtaken)
+        self._expired = None
 
     async def _wait_after(self, error: KvError) -> None:
         """Pause before the next attempt. Raises the error when it was the last one."""
@@ -255,7 +255,7 @@ class Follower(Generic[T]):
         if not self._followed or self._failures > attempts:
             raise error
         _log.info("store %s: the replica tries again: %s", self._store.name, error)
-        self._resume = replace(self._resume, cursor=self._applier.cursor)
+        self._plan = None
         with suppress(TimeoutError):  # the pause is over
             async with asyncio.timeout(pause_after(self._failures)):
                 await self._stop.wait()

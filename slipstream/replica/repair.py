@@ -3,14 +3,16 @@
     the cursor has expired
       ├── another life of the bucket, or revisions that mean something else: every key is removed, the fold emptied
       │      ──> watch from the beginning
-      └── the same life: list the keys with their versions, remove what has vanished
-             ├── nothing of the fold is left as it is: the stream holds nothing but what it lacks
-             │      ──> watch from the beginning
+      └── the same life: enter a watch, then list the keys with their versions, remove what has vanished
+             ├── the bucket begins after the cursor, so that nothing in it is in the fold
+             │      ──> the watch is from the beginning
              └── else fetch what has changed
-                    ──> watch from where the bucket stood before the listing
+                    ──> the watch is from where the bucket stood before
 
-Removals come first, so that a key that is made again ends with its new value. The saved cursor stays the expired one
-until all is in the fold: whoever is killed half way repairs again and ends the same.
+The watch comes first: what is deleted before it is not in the listing, what is deleted after it the watch brings.
+Removals come before anything that the watch hands out, so that a key that is made again ends with its new value. The
+saved cursor stays the expired one until the fold is as new as the next: whoever is killed half way repairs again and
+ends the same.
 """
 
 from __future__ import annotations
@@ -18,14 +20,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Generic, TypeVar
 
 from slipstream.errors import CursorExpiredError, ExpiryReason
 from slipstream.interfaces import KvReader, KvStore
-from slipstream.model import KvEntry, StoreStatus, VersionToken, WatchCursor
+from slipstream.model import KvEntry, VersionToken, WatchCursor
 from slipstream.replica.apply import Applier
-from slipstream.replica.difference import Recovery, compare, put_of, recovery, removal
+from slipstream.replica.difference import Recovery, begins_after, compare, put_of, recovery, removal
 from slipstream.replica.listing import held_versions, live_versions
 from slipstream.replica.scope import WatchScope
 from slipstream.replica.snapshot import SnapshotStore
@@ -35,22 +36,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    """Where the watch goes on.
+class Plan:
+    """How a fold gets back to where a watch can follow it.
 
     Attributes:
-        incarnation: the life of the bucket that the fold is of; None where any will do, because the fold is empty.
-        held_until: up to this revision the watch may bring what the fold has already.
+        cursor: where the watch begins.
+        how: COMPARE has to be followed by `Repair.mend` once the watch has been entered; REBUILD is done.
     """
 
     cursor: WatchCursor
-    incarnation: datetime | None = None
-    held_until: int = 0
+    how: Recovery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair(Generic[T]):
-    """The repairs of one fold.
+    """The repairs of one fold. Each step may fail or be cancelled and be done again with the same result.
 
     Attributes:
         chunk: how many keys are removed or fetched at a time.
@@ -62,19 +62,17 @@ class Repair(Generic[T]):
     applier: Applier[T]
     chunk: int
 
-    async def after(self, reason: ExpiryReason, *, overtaken: bool) -> tuple[Recovery, Resume]:
-        """Bring the fold to where a watch can follow it again.
-
-        Cancelled or failed, it can be called again with the same result.
+    async def plan(self, reason: ExpiryReason, *, overtaken: bool) -> Plan:
+        """Decide, and empty a fold that nothing can be compared with.
 
         Args:
-            overtaken: repairs have come to nothing before, because the bucket went on more quickly than the fold
-                could follow: watch from the beginning, which never expires.
-        Raises: what listing and reading raise, and what `Applier.flush` raises.
+            overtaken: repairs have come to nothing before, because the bucket went on more quickly than the watch
+                could be entered: begin it at the beginning, which never expires.
         """
+        cursor = self.applier.cursor
         status = await self.store.status()
         how = recovery(
-            self.applier.cursor,
+            cursor,
             reason,
             first_revision=status.first_revision,
             last_revision=status.last_revision,
@@ -82,8 +80,10 @@ class Repair(Generic[T]):
         )
         if how is Recovery.REBUILD:
             await self.rebuild()
-            return how, Resume(cursor=WatchCursor.none())
-        return how, await self._reconcile(status, overtaken=overtaken)
+            return Plan(cursor=WatchCursor.none(), how=how)
+        if overtaken or begins_after(cursor, first_revision=status.first_revision):
+            return Plan(cursor=WatchCursor.none(), how=how)
+        return Plan(cursor=WatchCursor(revision=status.last_revision, incarnation=status.incarnation), how=how)
 
     async def rebuild(self) -> None:
         """Remove everything: nothing that the fold holds can be told from what it should hold."""
@@ -92,9 +92,23 @@ class Repair(Generic[T]):
         await self._remove(held)
         await self.applier.clear()
 
-    async def _reconcile(self, status: StoreStatus, *, overtaken: bool) -> Resume:
+    async def mend(self, plan: Plan) -> int:
+        """Bring the fold to where the watch, which has been entered, begins.
+
+        Returns: the revision up to which the watch may bring what the fold has already.
+        Raises: CursorExpiredError where the bucket has been made again.
+        """
         held = await held_versions(self.snapshot, self.scope)
         live = await live_versions(self.store, self.scope)
+        status = await self.store.status()
+        if status.incarnation != self.applier.cursor.incarnation:
+            # Lives do not come back: were it this one, both the watch and the listing would be of it.
+            raise CursorExpiredError(
+                store=self.store.name,
+                cursor=self.applier.cursor,
+                first_revision=status.first_revision,
+                reason="recreated",
+            )
         difference = compare(held, live)
         _log.info(
             "store %s: the replica is repaired; %d keys have vanished, %d have changed, %d are as they were",
@@ -105,37 +119,20 @@ class Repair(Generic[T]):
         )
         await self._remove(difference.vanished)
         highest = max((version.as_u64() or 0 for version in held.values()), default=0)
-        if overtaken or not difference.kept:
-            return Resume(cursor=WatchCursor.none(), incarnation=status.incarnation, held_until=highest)
+        if plan.cursor.is_none:
+            return highest
         for keys in _chunks(difference.changed, self.chunk):
             entries, absent = await _fetch(self.store, {key: live[key] for key in keys})
             highest = max([highest, *(entry.revision or 0 for entry in entries)])
-            await self._remove(absent)
+            await self._remove([key for key in absent if key in held])
             await self.applier.flush([put_of(entry) for entry in entries], self.applier.cursor)
-        # Should the bucket have been made again while it was read, the watch finds that this is another life's cursor.
-        cursor = WatchCursor(revision=status.last_revision, incarnation=status.incarnation)
-        await self.applier.flush([], cursor)
-        return Resume(cursor=cursor, incarnation=status.incarnation, held_until=highest)
+        # Should the bucket have been made again since, the watch finds that this is another life's cursor.
+        await self.applier.flush([], plan.cursor)
+        return highest
 
     async def _remove(self, keys: Sequence[str]) -> None:
         for some in _chunks(keys, self.chunk):
             await self.applier.flush([removal(key) for key in some], self.applier.cursor)
-
-
-async def refuse_other_life(store: KvStore, resume: Resume) -> None:
-    """Once the watch has been entered: it is of the bucket that the fold is of.
-
-    Lives do not come back, so if the bucket is of the right one now, it was when the watch was entered.
-
-    Raises: CursorExpiredError.
-    """
-    if resume.incarnation is None or not resume.cursor.is_none:
-        return  # a cursor with an incarnation is compared by the watch itself
-    status = await store.status()
-    if status.incarnation != resume.incarnation:
-        raise CursorExpiredError(
-            store=store.name, cursor=resume.cursor, first_revision=status.first_revision, reason="recreated"
-        )
 
 
 async def _fetch(reader: KvReader, wanted: dict[str, VersionToken]) -> tuple[list[KvEntry], list[str]]:
