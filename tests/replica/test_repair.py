@@ -10,7 +10,7 @@ import pytest
 
 from slipstream.errors import OperationTimeoutError, SnapshotError
 from slipstream.interfaces import Connection, KvStore
-from slipstream.model import KvEntry, KvUpdate, StoreConfig, VersionToken, WatchCursor
+from slipstream.model import KvEntry, KvUpdate, StoreConfig, StoreStatus, VersionToken, WatchCursor
 from slipstream.replica import BatchConfig, MemorySnapshot, Replica, watch_applied
 from slipstream.replica import apply as apply_module
 from slipstream.stores.memory import MemoryConnection
@@ -187,6 +187,42 @@ async def test_on_nats_the_listing_moves_no_values(store: KvStore, connection: C
     assert 50 * size <= moved < 1.5 * 50 * size
 
 
+async def test_a_replica_of_the_bucket_that_lags_behind_does_not_make_the_fold_older() -> None:
+    """The watch goes on from where the bucket stood: what is read before must be no older than that."""
+    async with MemoryConnection() as connection:
+        store = await connection.store("config")
+        assert isinstance(store, MemoryStore)
+        table, snapshot = await hydrated(store, {"a": b"1", "b": b"1", "kept": b"1", "gone": b"1"})
+        old = await store.get_many(["a", "b"])
+        await forget(store, "gone")
+        await store.put_many({"a": b"2", "b": b"2", "new": b"2"})
+
+        class Lagging(MemoryStore):
+            async def get_many(self, keys: Iterable[str]) -> dict[str, KvEntry]:
+                return {key: old[key] for key in keys if key in old}
+
+        expected = {"a": b"2", "b": b"2", "new": b"2", "kept": b"1"}
+        await follow_until(Lagging(store._ref), table, expected, snapshot=snapshot)
+        assert values_of(snapshot) == expected
+
+
+async def test_a_key_that_goes_while_the_changes_are_read() -> None:
+    async with MemoryConnection() as connection:
+        store = await connection.store("config")
+        assert isinstance(store, MemoryStore)
+        table, snapshot = await hydrated(store, {"a": b"1", "b": b"1", "gone": b"1"})
+        await forget(store, "gone")
+        await store.put("b", b"2")
+
+        class Removing(MemoryStore):
+            async def get_many(self, keys: Iterable[str]) -> dict[str, KvEntry]:
+                await store.delete("b")
+                return await super().get_many(keys)
+
+        await follow_until(Removing(store._ref), table, {"a": b"1"}, snapshot=snapshot)
+        assert values_of(snapshot) == {"a": b"1"}
+
+
 async def test_a_fold_that_is_overtaken_again_and_again_begins_from_the_start_and_takes_no_value_twice() -> None:
     """The bucket goes on so quickly that every position has expired when the watch is entered."""
 
@@ -239,6 +275,29 @@ async def test_a_bucket_made_again_while_it_is_followed(connection: Connection, 
                 changed.clear()
         assert replica.statistics().rebuilds == 1
     assert snapshot.cursor.incarnation == (await again.status()).incarnation
+
+
+async def test_a_bucket_made_again_while_a_repair_begins() -> None:
+    """Its keys have the revisions that the fold has: only the incarnation tells them apart."""
+    async with MemoryConnection() as connection:
+        made = await connection.store("config")
+        assert isinstance(made, MemoryStore)
+        table, snapshot = await hydrated(made, {"a": b"1", "b": b"1"})
+        await overwrite_all(made, {"a": b"2", "b": b"2"})
+
+        class Remade(MemoryStore):
+            again = True
+
+            async def status(self) -> StoreStatus:
+                status = await super().status()
+                if self.again:
+                    self.again = False
+                    await connection.delete_store("config")
+                    await (await connection.store("config")).put_many({"a": b"3", "b": b"3"})
+                return status
+
+        await follow_until(Remade(made._ref), table, {"a": b"3", "b": b"3"}, snapshot=snapshot)
+        assert values_of(snapshot) == {"a": b"3", "b": b"3"}
 
 
 async def test_an_empty_bucket_made_again(connection: Connection, store: KvStore) -> None:
@@ -329,19 +388,19 @@ async def test_a_backend_that_lists_no_versions_is_scanned() -> None:
         assert values_of(snapshot) == {"b": b"1"}
 
 
-async def test_a_stop_during_a_repair_ends_it(store: KvStore) -> None:
+@pytest.mark.parametrize("step", ["status", "versions"])
+async def test_a_stop_during_a_repair_ends_it(store: KvStore, step: str) -> None:
     table, snapshot = await hydrated(store, {"a": b"1"})
     expired = snapshot.cursor
     await overwrite_all(store, {"a": b"2"})
     entered = asyncio.Event()
 
-    async def versions(prefix: str = "") -> dict[str, VersionToken]:
+    async def wait(prefix: str = "") -> Any:
         entered.set()
         await asyncio.Event().wait()
-        raise AssertionError
 
     slow: Any = _unlisted(store)
-    slow.versions = versions
+    setattr(slow, step, wait)
     async with following(slow, table, snapshot=snapshot) as run:
         await entered.wait()
         assert await run.end() == expired

@@ -19,7 +19,7 @@ from slipstream.errors import (
     StoreNotFoundError,
 )
 from slipstream.interfaces import Connection, KvStore
-from slipstream.model import KvEntry, KvUpdate, Operation, StoreConfig, VersionToken, WatchCursor
+from slipstream.model import KvEntry, KvUpdate, Operation, StoreConfig, StoreStatus, VersionToken, WatchCursor
 from slipstream.replica import AuditReport, BatchConfig, MemorySnapshot, Replica
 from slipstream.replica import apply as apply_module
 from slipstream.stores.memory import MemoryConnection
@@ -465,6 +465,33 @@ async def test_an_audit_of_a_bucket_made_again_compares_nothing() -> None:
 
             await eventually(anew)
             assert replica.statistics().audits == 0
+
+
+async def test_an_audit_that_is_overtaken_by_a_bucket_made_again_removes_nothing() -> None:
+    """The new bucket has a key at the revision at which the old one had lost it."""
+    async with MemoryConnection() as connection:
+        made = await connection.store("config")
+        assert isinstance(made, MemoryStore)
+        snapshot = await started(made, {"a": b"1", "b": b"1"})
+        await remove_without_a_trace(made, "b", "")
+
+        class Remade(MemoryStore):
+            async def status(self) -> StoreStatus:
+                status = await super().status()
+                await connection.delete_store("config")
+                await (await connection.store("config")).put_many({"a": b"2", "b": b"2"})
+
+                async def anew() -> bool:
+                    return values_of(snapshot) == {"a": b"2", "b": b"2"}
+
+                await eventually(anew)
+                return status
+
+        async with bounded(), Replica(made, snapshot=snapshot, audit_interval=None) as replica:
+            await replica.ready()
+            replica._store = Remade(made._ref)  # what follows keeps the one it has
+            assert await replica.audit() == AuditReport()
+            assert values_of(snapshot) == {"a": b"2", "b": b"2"}
 
 
 async def _nothing() -> None: ...

@@ -215,10 +215,12 @@ async def test_an_unknown_version_is_applied_and_never_moves_the_cursor() -> Non
             assert run.cursors == []
             assert snapshot.cursor.is_none
             version = await store.put("a", b"1")
+            await table.holds({"blank.1": b"1", "a": b"1"})
             await store.put("blank.2", b"1")
             await table.holds({"blank.1": b"1", "a": b"1", "blank.2": b"1"})
             cursor = await run.end()
         assert cursor.revision == version.as_u64()
+        assert run.cursors == [cursor]
         assert values_of(snapshot) == table.values
 
 

@@ -35,7 +35,7 @@ async def applied(store: KvStore, stop: asyncio.Event) -> None:
     assert_type(await watch_applied(store, "a.", apply=take, stop=stop), WatchCursor)
     assert_type(await watch_applied(store, ["a", "b"], apply=take_numbers, parse=parse), WatchCursor)
     await watch_applied(store, WatchScope.everything(), apply=take, batch=BatchConfig(max_items=5, window=0.1))
-    await watch_applied(store, apply=take_numbers)  # type: ignore[call-overload]
+    await watch_applied(store, apply=take_numbers)  # type: ignore[arg-type]
 
 
 async def replica(store: KvStore, version: VersionToken) -> None:
