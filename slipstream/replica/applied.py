@@ -71,6 +71,9 @@ async def watch_applied(
     unknown version, before any PUT that follows, then what has changed. Without one nobody knows what vanished:
     CursorExpiredError.
 
+    State of the caller's that outlives the process begins by being made equal to the snapshot: a batch that was applied
+    and not stored comes again only as far as its keys are still there.
+
     Args:
         prefix: as `watch` takes it, or a `WatchScope`.
         apply: gets 1 to `batch.max_items` items in revision order (of a large commit more); may be async. What it

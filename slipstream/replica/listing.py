@@ -17,7 +17,7 @@ _ENTRIES_PER_TURN = 1000
 
 @runtime_checkable
 class ListsVersions(Protocol):
-    """What the reader of a backend may have beside its role: then a listing moves no values."""
+    """What the store of a backend may have beside its roles: then a listing moves no values."""
 
     async def versions(self, prefix: str = "") -> dict[str, VersionToken]:
         """The versions of the keys that begin with `prefix`, in no order. Completeness as `scan`."""

@@ -44,11 +44,6 @@ class MemoryReader(KvReader):
         check_prefix(prefix, store=self._ref.name)
         return sorted(record.key for record in (await self._ref.open()).stream.live(prefix))
 
-    async def versions(self, prefix: str = "") -> dict[str, VersionToken]:
-        """The versions of the keys that begin with `prefix`: what a replica compares itself with."""
-        check_prefix(prefix, store=self._ref.name)
-        return {record.key: record.version for record in (await self._ref.open()).stream.live(prefix)}
-
     async def scan(self, prefix: str = "") -> list[KvEntry]:
         check_prefix(prefix, store=self._ref.name)
         records = (await self._ref.open()).stream.live(prefix)

@@ -55,14 +55,6 @@ class NatsReader(KvReader):
     async def keys(self, prefix: str = "") -> list[str]:
         return sorted(await self._living(await last_updates(self._bucket, prefix, headers_only=True)))
 
-    async def versions(self, prefix: str = "") -> dict[str, VersionToken]:
-        """The versions of the keys that begin with `prefix`, by headers alone; completeness as `scan`.
-
-        What a replica compares itself with.
-        """
-        found = await self._living(await last_updates(self._bucket, prefix, headers_only=True))
-        return {key: update.version for key, update in found.items()}
-
     async def scan(self, prefix: str = "") -> list[KvEntry]:
         found = await self._living(await last_updates(self._bucket, prefix))
         return [entry for _, update in sorted(found.items()) if (entry := update.entry) is not None]
