@@ -60,14 +60,29 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
-    from slipstream.replica import AppendLogSnapshot, RocksSnapshot, SnapshotStore, SqliteSnapshot
+    from slipstream.replica import (
+        AppendLogSnapshot,
+        AuditReport,
+        BatchConfig,
+        MemorySnapshot,
+        Replica,
+        ReplicaProgress,
+        ReplicaStatistics,
+        RocksSnapshot,
+        SnapshotStore,
+        SqliteSnapshot,
+        WatchScope,
+        watch_applied,
+    )
     from slipstream.stores.nats import NatsConnection
 
 __all__ = [
     "AlreadyExistsError",
     "AppendLogSnapshot",
     "ArtifactError",
+    "AuditReport",
     "AuthenticationError",
+    "BatchConfig",
     "BulkWriteError",
     "ConflictError",
     "Connection",
@@ -86,6 +101,7 @@ __all__ = [
     "KvUpdate",
     "KvWatcher",
     "KvWriter",
+    "MemorySnapshot",
     "NatsConnection",
     "NotConnectedError",
     "Operation",
@@ -93,6 +109,9 @@ __all__ = [
     "OperationTimeoutError",
     "PermissionDeniedError",
     "Placement",
+    "Replica",
+    "ReplicaProgress",
+    "ReplicaStatistics",
     "RevisionMismatchError",
     "RocksSnapshot",
     "SerializationError",
@@ -111,17 +130,27 @@ __all__ = [
     "Watch",
     "WatchCursor",
     "WatchError",
+    "WatchScope",
     "WatchStatistics",
     "connect",
+    "watch_applied",
 ]
 
 
 _HOMES = {
     "AppendLogSnapshot": "slipstream.replica",
+    "AuditReport": "slipstream.replica",
+    "BatchConfig": "slipstream.replica",
+    "MemorySnapshot": "slipstream.replica",
     "NatsConnection": "slipstream.stores.nats",
+    "Replica": "slipstream.replica",
+    "ReplicaProgress": "slipstream.replica",
+    "ReplicaStatistics": "slipstream.replica",
     "RocksSnapshot": "slipstream.replica",
     "SnapshotStore": "slipstream.replica",
     "SqliteSnapshot": "slipstream.replica",
+    "WatchScope": "slipstream.replica",
+    "watch_applied": "slipstream.replica",
 }
 
 

@@ -39,6 +39,12 @@ KEY_LINES = {
         "   its cursor has expired\n",
         "   ready with 3 settings\n",
     ],
+    "edge_node": [
+        "   ready: 2000 of 2000 updates, 100%\n   2000 routes, the bucket's\n   route.0007 leads to 10.0.0.7\n",
+        "   PUT route.0007 10.9.9.9\n",
+        "   starts with 2000 routes\n   ready after 2 updates\n   1999 routes, the bucket's\n",
+        "   repaired 1 time\n   1999 routes, the bucket's\ndone\n",
+    ],
     "leader": ["each of the 3 led once, one after the other"],
     "watch_cache": [
         "the cache holds what was there\n  cache: {'user.1': 'anna', 'user.2': 'berta'}\n",

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import slipstream
-from slipstream import errors, interfaces, model
+from slipstream import errors, interfaces, model, replica
 from slipstream.errors import KvError
 from slipstream.interfaces import Connection, KvReader, KvStore, KvWatcher, KvWriter, Transaction, Watch
 from slipstream.model import VersionToken, WatchCursor
@@ -94,7 +94,7 @@ INTERFACES: dict[type, list[str]] = {
         "async __aexit__(self, kind, error, trace)",
     ],
 }
-LAZY = {"AppendLogSnapshot", "NatsConnection", "RocksSnapshot", "SnapshotStore", "SqliteSnapshot"}
+LAZY = {*replica.__all__, "NatsConnection"}
 INHERITED: dict[type, list[type]] = {KvStore: [KvReader, KvWriter, KvWatcher]}
 
 # The errors: bases, and whether trying again may help.
