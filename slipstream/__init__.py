@@ -5,6 +5,7 @@ async with slipstream.connect("nats://127.0.0.1:4222") as conn:
     version = await store.put("node.eu-1", b"up")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from slipstream.connect import connect
@@ -59,21 +60,40 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
+    from slipstream.coordination import (
+        Barrier,
+        Counter,
+        FencingToken,
+        Leader,
+        LeaderElection,
+        Lease,
+        Lock,
+        Lost,
+        MemberChange,
+        MemberEvent,
+        Membership,
+        Permit,
+        Semaphore,
+        Term,
+    )
     from slipstream.stores.nats import NatsConnection
 
 __all__ = [
     "AlreadyExistsError",
     "ArtifactError",
     "AuthenticationError",
+    "Barrier",
     "BulkWriteError",
     "ConflictError",
     "Connection",
     "ConnectionCapabilities",
     "ConnectionFailedError",
+    "Counter",
     "CursorExpiredError",
     "DeserializationError",
     "Drift",
     "FencedError",
+    "FencingToken",
     "InvalidKeyError",
     "KeyNotFoundError",
     "KvEntry",
@@ -83,14 +103,24 @@ __all__ = [
     "KvUpdate",
     "KvWatcher",
     "KvWriter",
+    "Leader",
+    "LeaderElection",
+    "Lease",
+    "Lock",
+    "Lost",
+    "MemberChange",
+    "MemberEvent",
+    "Membership",
     "NatsConnection",
     "NotConnectedError",
     "Operation",
     "OperationFailedError",
     "OperationTimeoutError",
     "PermissionDeniedError",
+    "Permit",
     "Placement",
     "RevisionMismatchError",
+    "Semaphore",
     "SerializationError",
     "SnapshotCorruptedError",
     "SnapshotError",
@@ -98,6 +128,7 @@ __all__ = [
     "StoreFullError",
     "StoreNotFoundError",
     "StoreStatus",
+    "Term",
     "Transaction",
     "UnsupportedError",
     "ValueTooLargeError",
@@ -109,11 +140,31 @@ __all__ = [
     "connect",
 ]
 
+# Imported when they are asked for, so that `import slipstream` imports no NATS client (tests/unit/test_public_api.py)
+# and nobody pays for what they do not use.
+_HOMES = {
+    "slipstream.coordination": (
+        "Barrier",
+        "Counter",
+        "FencingToken",
+        "Leader",
+        "LeaderElection",
+        "Lease",
+        "Lock",
+        "Lost",
+        "MemberChange",
+        "MemberEvent",
+        "Membership",
+        "Permit",
+        "Semaphore",
+        "Term",
+    ),
+    "slipstream.stores.nats": ("NatsConnection",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `import slipstream` imports no NATS client (tests/unit/test_public_api.py).
-    if name == "NatsConnection":
-        from slipstream.stores.nats import NatsConnection
-
-        return NatsConnection
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
