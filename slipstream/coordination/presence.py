@@ -171,17 +171,16 @@ class PresenceKey:
         async with self._busy:  # a renewal that is under way would move it on
             version = self._version
             while self._sent:
-                if version is None:
+                try:
+                    # Without a version it may be under way still: what is written now comes after it, or conflicts.
+                    await write_expiring(self._store, self.key, b"", version, ttl=self._wanted.ttl)
+                    self._sent = False
+                except (AlreadyExistsError, RevisionMismatchError):
                     found = await self._stored()
                     if found is None:
-                        break
-                    version, _ = found
-                try:
-                    await write_expiring(self._store, self.key, b"", version, ttl=self._wanted.ttl)
-                    break
-                except RevisionMismatchError:
-                    version = None
-            self._sent = False
+                        self._sent = False
+                    else:
+                        version, _ = found
 
     async def _renew_once(self) -> None:
         version, wanted = self._version, self._wanted
