@@ -14,7 +14,7 @@ from slipstream.coordination.turns import Pauses, passes, persistently
 from slipstream.errors import ConflictError, FencedError, KvError, OperationTimeoutError
 from slipstream.interfaces import KvStore, Ttl
 from slipstream.keys import check_key
-from slipstream.model import KvUpdate, VersionToken
+from slipstream.model import KvUpdate, Operation, VersionToken
 
 
 class Barrier:
@@ -78,24 +78,21 @@ class Barrier:
             await clean_up(waiter.remove(), what=waiter.key, timeout=self._ttl)
 
     async def _until_passed(self, waiter: PresenceKey) -> int:
-        live = Live(self._store, is_presence=lambda key: key != self._passed_key)
+        passed = _Passed()
+        live = Live(self._store, aside={self._passed_key: passed.see})
         async with self._store.watch(f"{self.name}.") as watch:
-            passed: dict[str, int] = {}
-            version: VersionToken | None = None
-            while True:
-                update = await live.next(watch)
-                if update is not None and update.key == self._passed_key:
-                    passed, version = _passed(update)
-                if waiter.id in passed:
-                    return passed[waiter.id]
-                waiting = [ticket for ticket in _in_order(live) if ticket.presence.id not in passed]
+            await live.hydrate(watch)
+            while waiter.id not in passed.places:
+                waiting = [ticket for ticket in _in_order(live) if ticket.presence.id not in passed.places]
                 group = waiting[: self.parties]
                 # One of them opens it, the last to come: if it dies, its place is taken by the next.
-                if watch.hydrated and len(group) == self.parties and group[-1].presence.id == waiter.id:
+                if len(group) == self.parties and group[-1].presence.id == waiter.id:
                     there = {ticket.presence.id for ticket in live.tickets.values()}
-                    still = {id_: place for id_, place in passed.items() if id_ in there}
+                    still = {id_: place for id_, place in passed.places.items() if id_ in there}
                     opened = {ticket.presence.id: place for place, ticket in enumerate(group)}
-                    await self._open({**still, **opened}, version)
+                    await self._open({**still, **opened}, passed.version)
+                await live.next(watch)
+            return passed.places[waiter.id]
 
     async def _open(self, passed: dict[str, int], version: VersionToken | None) -> None:
         value = json.dumps(passed).encode()
@@ -108,8 +105,17 @@ class Barrier:
             pass  # somebody else has opened it, and the watch will tell
 
 
-def _passed(update: KvUpdate) -> tuple[dict[str, int], VersionToken | None]:
-    return ({}, None) if update.entry is None else (json.loads(update.value), update.version)
+class _Passed:
+    """Who was let through, as last seen: places by id."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        self.version: VersionToken | None = None
+
+    def see(self, update: KvUpdate) -> None:
+        is_there = update.operation is Operation.PUT
+        self.places = json.loads(update.value) if is_there else {}
+        self.version = update.version if is_there else None
 
 
 def _in_order(live: Live) -> list[Ticket]:

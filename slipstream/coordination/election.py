@@ -13,8 +13,8 @@ from slipstream.coordination.presence import Lost
 from slipstream.coordination.records import FencingToken, Holder, Presence
 from slipstream.coordination.turns import Pauses, passes
 from slipstream.errors import FencedError, KvError
-from slipstream.interfaces import KvStore, KvWriter, T, Ttl, Watch
-from slipstream.model import KvEntry, Operation
+from slipstream.interfaces import KvStore, KvWriter, T, Ttl
+from slipstream.model import KvEntry, KvUpdate, Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,18 +129,15 @@ class LeaderElection:
         while True:
             try:
                 async with self._store.watch(f"{self.name}.") as watch:
-                    leader = await _read_leader(self._store, self.name)
                     incarnation = (await self._store.status()).incarnation
                     view = _LeaderView(self._store, self.name, incarnation)
-                    if leader != seen:
-                        seen = leader
-                        yield leader
+                    await view.live.hydrate(watch)
                     pauses = Pauses()
                     while True:
-                        await view.next(watch)
-                        if watch.hydrated and view.leader != seen:
+                        if view.leader != seen:
                             seen = view.leader
                             yield view.leader
+                        await view.live.next(watch)
             except KvError as error:
                 if not passes(error):
                     raise
@@ -151,28 +148,24 @@ class _LeaderView:
     """The leader, from a watch of the lease."""
 
     def __init__(self, store: KvStore, name: str, incarnation: datetime) -> None:
-        self._key = holder_key(name)
+        self.live = Live(store, aside={holder_key(name): self._see})
         self._incarnation = incarnation
         self._holder: tuple[Holder, int] | None = None
-        self._live = Live(store, is_presence=lambda key: key != self._key)
 
     @property
     def leader(self) -> Leader | None:
         if self._holder is None:
             return None
         holder, revision = self._holder
-        ticket = self._live.tickets.get(holder.ticket)
+        ticket = self.live.tickets.get(holder.ticket)
         if ticket is None or ticket.presence.id != holder.id:
             return None
         token = FencingToken(incarnation=self._incarnation, revision=revision)
         return Leader(candidate=holder.name, fencing_token=token)
 
-    async def next(self, watch: Watch) -> None:
-        """Take in what comes next."""
-        update = await self._live.next(watch)
-        if update is not None and update.key == self._key:
-            is_held = update.operation is Operation.PUT
-            self._holder = (Holder.decode(update.value, key=update.key), update.revision or 0) if is_held else None
+    def _see(self, update: KvUpdate) -> None:
+        is_held = update.operation is Operation.PUT
+        self._holder = (Holder.decode(update.value, key=update.key), update.revision or 0) if is_held else None
 
 
 async def _read_leader(store: KvStore, name: str) -> Leader | None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from slipstream.coordination.lease import DEFAULT_TTL, default_name, to_seconds
-from slipstream.coordination.live import Live
+from slipstream.coordination.live import Live, first_of
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import new_id
 from slipstream.coordination.scope import clean_up
@@ -81,6 +81,7 @@ class Membership(Mapping[str, bytes]):
         self._presence: PresenceKey | None = None
         self._live = Live(store)
         self._hydrated = False
+        self._joined = False
         self._members: dict[str, bytes] = {}
         self._told: dict[str, bytes] = {}
         self._untold: dict[str, None] = {}
@@ -129,16 +130,16 @@ class Membership(Mapping[str, bytes]):
         self._value = bytes(value)
         if self._presence is not None:
             self._presence.change(value=self._value)
-        while self._members.get(self.member) != self._value:
+        while not self._shows_this_one():
             await self._until_changed()
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a membership is entered once at a time")
         self._task = asyncio.create_task(self._run(), name=f"slipstream-membership-{self._prefix}")
-        self._task.add_done_callback(lambda _: self._changed.set())
+        self._task.add_done_callback(self._ended)
         try:
-            while not (self._hydrated and (not self._joins or self.member in self._members)):
+            while not (self._hydrated and (self._joined or not self._joins) and self._shows_this_one()):
                 await self._until_changed()
         except BaseException:
             await self._end()
@@ -159,19 +160,16 @@ class Membership(Mapping[str, bytes]):
                 if self._joins:
                     group.create_task(self._stay())
         except* KvError as errors:
-            # Both fail of the same cause, if both do.
-            raise _first(errors) from None
+            raise first_of(errors) from None
 
     async def _follow(self) -> None:
         """Keep the view; raises when the watch ends."""
         self._live = Live(self._store)
         async with self._store.watch(self._prefix) as watch:
-            if not await self._store.keys(self._prefix):
-                self._show()  # there may be nothing to wait for
+            await self._live.hydrate(watch)
             while True:
+                self._show()
                 await self._live.next(watch)
-                if watch.hydrated:
-                    self._show()
 
     async def _stay(self) -> None:
         """Keep this member in, also after it was lost."""
@@ -180,6 +178,8 @@ class Membership(Mapping[str, bytes]):
             presence = self._presence = PresenceKey(self._store, self._key, ttl=self._ttl, value=self._value)
             try:
                 await self._join(presence)
+                self._joined = True
+                self._changed.set()
                 if self._value != presence.value:
                     presence.change(value=self._value)
                 await presence.lost.wait()
@@ -233,6 +233,9 @@ class Membership(Mapping[str, bytes]):
         event = MemberEvent.JOINED if before is None else MemberEvent.CHANGED
         return MemberChange(event=event, member=member, value=after)
 
+    def _shows_this_one(self) -> bool:
+        return not self._joins or self._members.get(self.member) == self._value
+
     async def _until_changed(self) -> None:
         if self._task is None:
             raise StopAsyncIteration
@@ -249,14 +252,11 @@ class Membership(Mapping[str, bytes]):
         task.cancel()
         self._changed.set()
         await asyncio.wait([task])  # bounded: what it still does is clean_up
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # told already, to whoever asked
-
-
-def _first(errors: BaseExceptionGroup[KvError]) -> KvError:
-    for error in errors.exceptions:
-        return error if isinstance(error, KvError) else _first(error)
-    raise errors
+            task.exception()  # told to whoever asks; nobody need
+        self._changed.set()
 
 
 def _as_key(text: str) -> str:
