@@ -19,7 +19,7 @@ from typing import Self
 
 from slipstream.coordination.guarded import GuardedWriter
 from slipstream.coordination.presence import Lost, PresenceKey
-from slipstream.coordination.queue import Queue, Turn
+from slipstream.coordination.queue import Queue, Turn, Win
 from slipstream.coordination.records import FencingToken, Holder
 from slipstream.coordination.scope import Scope, clean_up
 from slipstream.coordination.turns import take_turn, try_turn
@@ -86,7 +86,7 @@ class Lease:
         self.name = check_key(name, store=store.name)
         self.holder = default_name() if holder is None else holder
         self._key = holder_key(name)
-        self._queue = Queue(store, f"{name}.queue", ttl=to_seconds(ttl))
+        self._queue = Queue(store, f"{name}.queue", ttl=to_seconds(ttl), last_win=self._last_win)
         self._never_lost = Lost()
         self._tenure: Tenure | None = None
         self._acquiring = False
@@ -203,9 +203,15 @@ class Lease:
         # After the ticket was made: another life of the bucket has no such ticket.
         self._incarnation = (await self._store.status()).incarnation
 
+    async def _last_win(self) -> Win | None:
+        entry = await self._store.get(self._key)
+        if entry is None or entry.revision is None:
+            return None
+        return Win(number=Holder.decode(entry.value, key=self._key).number, won=entry.revision)
+
     async def _win(self, ticket: PresenceKey, turn: Turn) -> FencingToken:
         """The token of the winning write."""
-        value = Holder(name=self.holder, ticket=ticket.key, id=ticket.id).encode()
+        value = Holder(name=self.holder, ticket=ticket.key, id=ticket.id, number=ticket.number).encode()
         if turn.won is not None:
             # That of the one before is the last one: nobody can have come in between.
             try:

@@ -12,6 +12,7 @@ behind it (see `live`).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from slipstream.coordination.clock import now
@@ -29,16 +30,30 @@ class Turn(NamedTuple):
     won: int | None = None
 
 
+class Win(NamedTuple):
+    """Who had the turn: the number of the ticket, and the revision of its winning write."""
+
+    number: int
+    won: int
+
+
+LastWin = Callable[[], Awaitable[Win | None]]
+
+
 class Queue:
     """One participant's way through the queue under a prefix."""
 
-    def __init__(self, store: KvStore, prefix: str, *, ttl: float, capacity: int = 1) -> None:
+    def __init__(
+        self, store: KvStore, prefix: str, *, ttl: float, capacity: int = 1, last_win: LastWin | None = None
+    ) -> None:
+        """`last_win` tells who had the turn last, where that is known and the capacity is one."""
         self._store = store
         self._prefix = f"{prefix}."
         # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
         self._key = f"{self._prefix}{new_id()}.{_TICKET}"
         self.ttl = ttl
         self._capacity = capacity
+        self._last_win = last_win
 
     def ticket(self, value: bytes = b"") -> PresenceKey:
         """A ticket for the end of the queue; it has its place once it is made (`create`)."""
@@ -57,34 +72,42 @@ class Queue:
         """Return once the ticket is among the first. It is up to the caller to notice that it was lost."""
         live = Live(self._store)
         before = await self._before(ticket, live)
-        turn = Turn()
         while len(before) >= self._capacity:
-            turn = await self._until_one_leaves(before[-self._capacity :], ticket, live)
-            if turn.won is not None:
-                return turn
+            gone = await self._until_one_leaves(before[-self._capacity :], live)
+            won = await self._won_by(gone)
+            if won is not None:
+                return Turn(won)
+            live.keep((await self._store.get_many(other.key for other in before)).values(), at=now())
             before = live.older_than(ticket.number)
-        return turn
+        return Turn()
 
     async def _before(self, ticket: PresenceKey, live: Live) -> list[Ticket]:
         live.keep(await self._store.scan(self._prefix), at=now())
         return live.older_than(ticket.number)
 
-    async def _until_one_leaves(self, nearest: list[Ticket], ticket: PresenceKey, live: Live) -> Turn:
-        """Return once one of them has left; `live` is what was seen by then."""
-        last = nearest[-1]
+    async def _until_one_leaves(self, nearest: list[Ticket], live: Live) -> Ticket:
+        """Return once one of them has left; which one, as it was last seen."""
         watched = [before.key for before in nearest]
         async with self._store.watch([key.removesuffix(_TICKET) for key in watched]) as watch:
             # Read after the watch has begun: who left before is missing here, who leaves after is told there.
-            older = [before.key for before in live.older_than(ticket.number)]
-            live.keep((await self._store.get_many(older)).values(), at=now())
-            while all(_is_there(before, live) for before in nearest):
-                last = live.tickets[last.key]
+            found = await self._store.get_many(watched)
+            for key in watched:
+                if key in found:
+                    live.see(found[key], at=now())
+                else:
+                    live.tickets.pop(key, None)
+            last = {before.key: before for before in nearest}
+            while True:
+                for before in nearest:
+                    known = live.tickets.get(before.key)
+                    if known is None or known.number != before.number:
+                        return last[before.key]
+                    last[before.key] = known
                 await live.next(watch, among=watched)
-        # Whoever has won was the first: with a capacity of one, nobody else is left before this ticket.
-        won = last.presence.won if self._capacity == 1 and not _is_there(last, live) else None
-        return Turn(won)
 
-
-def _is_there(ticket: Ticket, live: Live) -> bool:
-    known = live.tickets.get(ticket.key)
-    return known is not None and known.number == ticket.number
+    async def _won_by(self, gone: Ticket) -> int | None:
+        """The revision of its winning write if it had the turn alone: then nobody else is left before its follower."""
+        if self._capacity > 1 or gone.presence.won is not None:
+            return gone.presence.won
+        last = None if self._last_win is None else await self._last_win()
+        return last.won if last is not None and last.number == gone.number else None

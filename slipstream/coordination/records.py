@@ -97,14 +97,16 @@ class Holder:
         name: what the holder calls itself.
         ticket: the key of its place in the queue.
         id: that of the ticket's `Presence`.
+        number: the ticket's.
     """
 
     name: str
     ticket: str
     id: str
+    number: int
 
     def encode(self) -> bytes:
-        return json.dumps({"name": self.name, "ticket": self.ticket, "id": self.id}).encode()
+        return json.dumps({"name": self.name, "ticket": self.ticket, "id": self.id, "number": self.number}).encode()
 
     @classmethod
     def decode(cls, raw: bytes, *, key: str) -> Holder:

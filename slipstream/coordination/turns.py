@@ -20,7 +20,7 @@ from slipstream.errors import (
 )
 
 T = TypeVar("T")
-Win = Callable[[PresenceKey, Turn], Awaitable[T]]
+UseTurn = Callable[[PresenceKey, Turn], Awaitable[T]]
 """What is done with the turn, while the ticket is kept; it may be asked again after an error that passes."""
 Prepare = Callable[[], Awaitable[None]]
 """What is done as soon as there is a ticket."""
@@ -30,9 +30,9 @@ _LONGEST_PAUSE = 1.0
 
 
 async def take_turn(
-    queue: Queue, win: Win[T], *, prepare: Prepare | None = None, store: str, name: str, timeout: float | None
+    queue: Queue, use: UseTurn[T], *, prepare: Prepare | None = None, store: str, name: str, timeout: float | None
 ) -> tuple[PresenceKey, T]:
-    """Queue up, wait for the turn and use it; the ticket, which is kept alive, and what `win` returned.
+    """Queue up, wait for the turn and use it; the ticket, which is kept alive, and what `use` returned.
 
     Errors that pass are outlived. A ticket that is lost meanwhile is replaced by a new one, at the end of the queue.
     Cancelled or failed, no ticket is left behind.
@@ -45,7 +45,7 @@ async def take_turn(
         async with limit:
             while True:
                 try:
-                    taken = await _queue_up(queue, win, prepare)
+                    taken = await _queue_up(queue, use, prepare)
                     assert taken is not None  # it has waited
                     return taken
                 except KvError as error:
@@ -58,15 +58,15 @@ async def take_turn(
         raise OperationTimeoutError(store=store, key=name, message=f"not acquired within {timeout:g} s") from None
 
 
-async def try_turn(queue: Queue, win: Win[T], *, prepare: Prepare | None = None) -> tuple[PresenceKey, T] | None:
+async def try_turn(queue: Queue, use: UseTurn[T], *, prepare: Prepare | None = None) -> tuple[PresenceKey, T] | None:
     """As `take_turn`, but None where others come first, and every error is raised."""
     if await queue.is_full():
         return None
-    return await _queue_up(queue, win, prepare, waits=False)
+    return await _queue_up(queue, use, prepare, waits=False)
 
 
 async def _queue_up(
-    queue: Queue, win: Win[T], prepare: Prepare | None, *, waits: bool = True
+    queue: Queue, use: UseTurn[T], prepare: Prepare | None, *, waits: bool = True
 ) -> tuple[PresenceKey, T] | None:
     ticket = queue.ticket()
     done = False
@@ -81,7 +81,7 @@ async def _queue_up(
                 turn = Turn()
             else:
                 return None
-            result = await persistently(lambda: win(ticket, turn))
+            result = await persistently(lambda: use(ticket, turn))
         done = True
         return ticket, result
     finally:

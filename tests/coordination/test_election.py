@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -111,20 +111,19 @@ async def test_a_leader_that_is_cut_off_ends_before_the_next_begins(store: KvSto
     events: list[str] = []
 
     async def first() -> None:
-        with pytest.raises(FencedError):
-            async with election(other, "anna").campaign():
-                events.append("anna leads")
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    events.append("anna ends")
+        async with election(other, "anna").campaign():
+            events.append("anna leads")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                events.append("anna ends")
 
     async def second() -> None:
         async with election(store, "berta").campaign():
             events.append("berta leads")
 
     async with bounded(), asyncio.TaskGroup() as group:
-        group.create_task(first())
+        leading = group.create_task(_fenced_off(first()))
 
         async def leads() -> bool:
             return events == ["anna leads"]
@@ -132,6 +131,7 @@ async def test_a_leader_that_is_cut_off_ends_before_the_next_begins(store: KvSto
         await eventually(leads)
         group.create_task(second())
         await connection.shutdown()
+    assert leading.done()
     assert events == ["anna leads", "anna ends", "berta leads"]
 
 
@@ -237,6 +237,11 @@ async def test_no_two_terms_of_many_candidates_overlap(store: KvStore, open_stor
     written = [FencingToken.parse(entry.value.decode()) for entry in entries]
     assert len(written) == (60 if fencing else 0)
     assert written == sorted(written)
+
+
+async def _fenced_off(work: Coroutine[None, None, None]) -> None:
+    with pytest.raises(FencedError):
+        await work
 
 
 async def _lead_until_lost(candidate: LeaderElection) -> None:

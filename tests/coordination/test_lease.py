@@ -175,13 +175,12 @@ class TestWaiting:
 
     async def test_it_ends_with_the_connection(self, open_store: OpenStore, store: KvStore) -> None:
         connection, other = await open_store()
-        async with Lease(store, "job"):
-            async with bounded():
-                task = asyncio.create_task(Lease(other, "job").acquire())
-                await waiting(store, 2)
-                await connection.shutdown()
-                with pytest.raises(NotConnectedError):
-                    await task
+        async with Lease(store, "job"), bounded():
+            task = asyncio.create_task(Lease(other, "job").acquire())
+            await waiting(store, 2)
+            await connection.shutdown()
+            with pytest.raises(NotConnectedError):
+                await task
 
 
 class TestLosing:
@@ -216,14 +215,19 @@ class TestLosing:
     async def test_the_block_is_cancelled_and_says_why(self, open_store: OpenStore) -> None:
         connection, other = await open_store()
         seen: list[str] = []
-        with pytest.raises(FencedError, match="not held any more") as caught:
-            async with bounded(), Lease(other, "job", ttl=TTL) as lease:
+        lease = Lease(other, "job", ttl=TTL)
+
+        async def hold() -> None:
+            async with bounded(), lease:
                 await connection.shutdown()
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
                     seen.append("cancelled")
                     raise
+
+        with pytest.raises(FencedError, match="not held any more") as caught:
+            await hold()
         assert seen == ["cancelled"]
         assert caught.value.expected == lease.fencing_token.version
         task = asyncio.current_task()
@@ -332,11 +336,10 @@ class TestFencing:
             writer = lease.fenced(store)
             key = (await store.keys("job.queue."))[0]
             first = await store.get(key)
-            async with store.watch(key) as watch:
-                async with bounded():
-                    for _ in range(4):
-                        assert await anext(watch)
-                        await writer.put("k", b"1")
+            async with store.watch(key) as watch, bounded():
+                for _ in range(4):
+                    assert await anext(watch)
+                    await writer.put("k", b"1")
             entry = await store.get(key)
             assert first is not None
             assert entry is not None
@@ -346,10 +349,15 @@ class TestFencing:
         connection, _ = await open_store()
         if not connection.capabilities.fencing:
             return
-        with pytest.raises(FencedError):
-            async with Lease(store, "job") as lease:
+        lease = Lease(store, "job")
+
+        async def hold() -> None:
+            async with lease:
                 await store.delete("job.holder")
                 await lease.fenced(store).put("k", b"1")
+
+        with pytest.raises(FencedError):
+            await hold()
         assert lease.lost.is_set()
         assert await store.get("k") is None
 

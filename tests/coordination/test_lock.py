@@ -110,12 +110,16 @@ class TestLock:
     async def test_one_that_was_lost_can_be_had_again(self, open_store: OpenStore) -> None:
         _, store = await open_store()
         lock = Lock(store, "lock", ttl=1)
+
+        async def hold() -> None:
+            async with lock:
+                for key in await store.keys("lock.queue."):
+                    await store.purge(key)
+                await asyncio.Event().wait()
+
         async with bounded():
             with pytest.raises(FencedError):
-                async with lock:
-                    for key in await store.keys("lock.queue."):
-                        await store.purge(key)
-                    await asyncio.Event().wait()
+                await hold()
             async with lock:
                 assert lock.is_held
 
@@ -231,8 +235,11 @@ class TestSemaphore:
             Semaphore(store, "gate", 0)
 
     async def test_the_block_of_a_lost_permit_is_cancelled(self, store: KvStore) -> None:
-        with pytest.raises(FencedError, match="removed"):
+        async def hold() -> None:
             async with bounded(), Semaphore(store, "gate", 1, ttl=1):
                 for key in await store.keys("gate.permits."):
                     await store.purge(key)
                 await asyncio.Event().wait()
+
+        with pytest.raises(FencedError, match="removed"):
+            await hold()
