@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
@@ -106,8 +106,12 @@ class UnreliableStore(MemoryStore):
     """The store in memory behind a network that loses requests and answers as it is told to."""
 
     fates: list[Fate]
+    asked: asyncio.Event
+    answering: asyncio.Event
 
     async def update(self, key: str, value: bytes, expected: VersionToken, *, ttl: Ttl | None = None) -> VersionToken:
+        self.asked.set()
+        await self.answering.wait()
         fate = self.fates.pop(0) if self.fates else "done"
         version = None if fate == "lost" else await super().update(key, value, expected, ttl=ttl)
         if fate != "done" or version is None:
@@ -122,6 +126,8 @@ async def unreliable() -> AsyncIterator[UnreliableStore]:
         assert isinstance(store, MemoryStore)
         again = UnreliableStore(store._ref)
         again.fates = []
+        again.asked, again.answering = asyncio.Event(), asyncio.Event()
+        again.answering.set()
         yield again
 
 
@@ -154,6 +160,19 @@ class TestUnknownRenewals:
         await presence.renew()
         assert created_until <= presence._valid_until <= valid_until(started=now(), ttl=2)
         assert presence._valid_until >= valid_until(started=begun, ttl=2)
+
+    async def test_it_counts_from_the_beginning_of_the_request(self, unreliable: UnreliableStore) -> None:
+        presence = PresenceKey(unreliable, "k", ttl=2)
+        await presence.create()
+        unreliable.answering.clear()
+        renewing = asyncio.create_task(presence.renew())
+        async with bounded():
+            await unreliable.asked.wait()
+            begun = now()
+            unreliable.answering.set()
+            await renewing
+        assert presence._valid_until <= valid_until(started=begun, ttl=2)
+        await presence.remove()
 
     async def test_it_is_never_counted_as_won_without_being_stored(self, unreliable: UnreliableStore) -> None:
         presence = PresenceKey(unreliable, "k", ttl=1)
