@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
@@ -29,10 +28,10 @@ def dial(request: pytest.FixtureRequest) -> Callable[[], Connection]:
     return lambda: NatsConnection(NatsConnectionConfig(url=SecretStr(url), op_timeout=LIMIT, heartbeat=0.5))
 
 
-@pytest.fixture(params=[timedelta(hours=1), None], ids=["expiring", "silent"])
+@pytest.fixture(params=[{}, {"marker_ttl": None}], ids=["expiring", "silent"])
 def config(request: pytest.FixtureRequest) -> StoreConfig:
-    """A bucket where keys expire by themselves, and one where they cannot."""
-    return StoreConfig(name=f"coordination-{secrets.token_hex(8)}", marker_ttl=request.param)
+    """A bucket where keys expire by themselves (where the server can do it), and one where they cannot."""
+    return StoreConfig(name=f"coordination-{secrets.token_hex(8)}", **request.param)
 
 
 @pytest.fixture
