@@ -60,6 +60,22 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
+    from slipstream.coordination import (
+        Barrier,
+        Counter,
+        FencingToken,
+        Leader,
+        LeaderElection,
+        Lease,
+        Lock,
+        Lost,
+        MemberChange,
+        MemberEvent,
+        Membership,
+        Permit,
+        Semaphore,
+        Term,
+    )
     from slipstream.replica import (
         AppendLogSnapshot,
         AuditReport,
@@ -82,16 +98,19 @@ __all__ = [
     "ArtifactError",
     "AuditReport",
     "AuthenticationError",
+    "Barrier",
     "BatchConfig",
     "BulkWriteError",
     "ConflictError",
     "Connection",
     "ConnectionCapabilities",
     "ConnectionFailedError",
+    "Counter",
     "CursorExpiredError",
     "DeserializationError",
     "Drift",
     "FencedError",
+    "FencingToken",
     "InvalidKeyError",
     "KeyNotFoundError",
     "KvEntry",
@@ -101,6 +120,14 @@ __all__ = [
     "KvUpdate",
     "KvWatcher",
     "KvWriter",
+    "Leader",
+    "LeaderElection",
+    "Lease",
+    "Lock",
+    "Lost",
+    "MemberChange",
+    "MemberEvent",
+    "Membership",
     "MemorySnapshot",
     "NatsConnection",
     "NotConnectedError",
@@ -108,12 +135,14 @@ __all__ = [
     "OperationFailedError",
     "OperationTimeoutError",
     "PermissionDeniedError",
+    "Permit",
     "Placement",
     "Replica",
     "ReplicaProgress",
     "ReplicaStatistics",
     "RevisionMismatchError",
     "RocksSnapshot",
+    "Semaphore",
     "SerializationError",
     "SnapshotCorruptedError",
     "SnapshotError",
@@ -123,6 +152,7 @@ __all__ = [
     "StoreFullError",
     "StoreNotFoundError",
     "StoreStatus",
+    "Term",
     "Transaction",
     "UnsupportedError",
     "ValueTooLargeError",
@@ -136,26 +166,40 @@ __all__ = [
     "watch_applied",
 ]
 
-
+# Imported when they are asked for: `import slipstream` imports no NATS client and no database
+# (tests/unit/test_public_api.py), and nobody pays for what they do not use.
 _HOMES = {
     "AppendLogSnapshot": "slipstream.replica",
     "AuditReport": "slipstream.replica",
+    "Barrier": "slipstream.coordination",
     "BatchConfig": "slipstream.replica",
+    "Counter": "slipstream.coordination",
+    "FencingToken": "slipstream.coordination",
+    "Leader": "slipstream.coordination",
+    "LeaderElection": "slipstream.coordination",
+    "Lease": "slipstream.coordination",
+    "Lock": "slipstream.coordination",
+    "Lost": "slipstream.coordination",
+    "MemberChange": "slipstream.coordination",
+    "MemberEvent": "slipstream.coordination",
+    "Membership": "slipstream.coordination",
     "MemorySnapshot": "slipstream.replica",
     "NatsConnection": "slipstream.stores.nats",
+    "Permit": "slipstream.coordination",
     "Replica": "slipstream.replica",
     "ReplicaProgress": "slipstream.replica",
     "ReplicaStatistics": "slipstream.replica",
     "RocksSnapshot": "slipstream.replica",
+    "Semaphore": "slipstream.coordination",
     "SnapshotStore": "slipstream.replica",
     "SqliteSnapshot": "slipstream.replica",
+    "Term": "slipstream.coordination",
     "WatchScope": "slipstream.replica",
     "watch_applied": "slipstream.replica",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `import slipstream` imports no NATS client and no database (tests/unit/test_public_api.py).
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import slipstream
-from slipstream import errors, interfaces, model, replica
+from slipstream import coordination, errors, interfaces, model, replica
 from slipstream.errors import KvError
 from slipstream.interfaces import Connection, KvReader, KvStore, KvWatcher, KvWriter, Transaction, Watch
 from slipstream.model import VersionToken, WatchCursor
@@ -94,7 +94,6 @@ INTERFACES: dict[type, list[str]] = {
         "async __aexit__(self, kind, error, trace)",
     ],
 }
-LAZY = {*replica.__all__, "NatsConnection"}
 INHERITED: dict[type, list[type]] = {KvStore: [KvReader, KvWriter, KvWatcher]}
 
 # The errors: bases, and whether trying again may help.
@@ -162,6 +161,10 @@ CONNECT_OPTIONS = {
     "domain": None,
 }
 
+# What `slipstream` imports when it is asked for.
+
+LAZY = {*coordination.__all__, *replica.__all__, "NatsConnection"}
+
 every_interface = pytest.mark.parametrize("interface", INTERFACES, ids=lambda kind: kind.__name__)
 every_error = pytest.mark.parametrize("name", ERRORS)
 
@@ -213,12 +216,10 @@ def test_importing_slipstream_imports_no_backend_and_no_client() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     loaded: list[str] = ast.literal_eval(done.stdout)
     assert "slipstream.connect" in loaded
-    assert [name for name in loaded if name.startswith("slipstream.stores")] == []
-    assert [
-        name
-        for name in loaded
-        if name.partition(".")[0] in {"nats", "ahocorasick", "nats_server", "rocksdict", "sqlite3"}
-    ] == []
+    layers = ("slipstream.stores", "slipstream.coordination", "slipstream.replica")
+    assert [name for name in loaded if name.startswith(layers)] == []
+    foreign = {"nats", "ahocorasick", "nats_server", "rocksdict", "sqlite3"}
+    assert [name for name in loaded if name.partition(".")[0] in foreign] == []
 
 
 def test_memory_needs_no_nats_client() -> None:
