@@ -21,7 +21,7 @@ from slipstream.errors import (
     WatchError,
 )
 from slipstream.follow.snapshot import Snapshot, SnapshotFile
-from slipstream.follow.state import Change, State
+from slipstream.follow.state import Change, State, commits
 from slipstream.interfaces import KvWatcher, Watch
 from slipstream.model import KvUpdate, VersionToken, WatchCursor
 
@@ -39,6 +39,9 @@ _SAVE_SECONDS = 60.0
 
 class Following:
     """Keeps a `State` at what the store holds; `on_changes` is called in the turn of the loop that changed it.
+
+    It is called once for each update or commit, when that and nothing later is in the state; once for all that a new
+    whole state changes.
 
     A cursor that has expired, and a bucket made again, lead to the whole state anew. What may pass (a lost connection,
     a bucket that is missing) is tried again for ever, with pauses of up to five seconds. Anything else, an error of the
@@ -239,9 +242,13 @@ class Following:
                 self._watch, self._current = None, False
 
     def _apply(self, updates: list[KvUpdate]) -> None:
-        changes = self._state.apply(updates)
+        # Commit by commit, so that whoever is told sees the state between any two.
+        for group in [updates] if self._state.staging else commits(updates):
+            changes = self._state.apply(group)
+            if changes:
+                self._on_changes(changes)
         self._applied += len(updates)
-        self._publish(changes)
+        self._tell()
 
     async def _notice_hydration(self, watch: Watch) -> None:
         """The proof may come after the last update, and where there is nothing to hand out, no update tells."""
@@ -253,9 +260,7 @@ class Following:
         if self._current or not watch.hydrated or watch.statistics().delivered != self._applied:
             return
         self._current, self._outage = True, None
-        self._publish(self._state.settle())
-
-    def _publish(self, changes: list[Change]) -> None:
+        changes = self._state.settle()
         if changes:
             self._on_changes(changes)
         self._tell()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from slipstream.errors import StoreFullError
-from slipstream.model import KvEntry, KvUpdate
+from slipstream.model import KvEntry, KvUpdate, VersionToken
 
 ENTRY_BYTES = 400
 """What one entry costs beside its key and value: the objects and the slots of two dicts (CPython 3.11, 64 bit)."""
@@ -15,12 +15,21 @@ ENTRY_BYTES = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One key before and after; None where it is absent. `synthetic`: found missing, nobody told of the removal."""
+    """One key before and after; None where it is absent.
+
+    Attributes:
+        version: of the write that changed it, the removal included; unknown where it was found missing and nobody told.
+    """
 
     key: str
     old: KvEntry | None
     new: KvEntry | None
-    synthetic: bool = False
+    version: VersionToken
+
+    @property
+    def synthetic(self) -> bool:
+        """It was found missing."""
+        return self.version.is_unknown
 
 
 class State:
@@ -84,7 +93,7 @@ class State:
                 continue
             touched[key] = new
             size += _size(new) - _size(old)
-            changes.append(Change(key=key, old=old, new=new))
+            changes.append(Change(key=key, old=old, new=new, version=update.version))
         self._check(size)
         for key, entry in touched.items():
             if entry is None:
@@ -104,13 +113,13 @@ class State:
         old, self._entries, self._bytes = self._entries, self._staged, self._staged_bytes
         self._staged, self._staged_bytes = None, 0
         gone = [
-            Change(key=key, old=entry, new=None, synthetic=True)
+            Change(key=key, old=entry, new=None, version=VersionToken.unknown())
             for key, entry in old.items()
             if key not in self._entries
         ]
         # Both are compared: in another life of the bucket a revision comes again with another value.
         fresh = [
-            Change(key=key, old=old.get(key), new=entry)
+            Change(key=key, old=old.get(key), new=entry, version=entry.version)
             for key, entry in self._entries.items()
             if (was := old.get(key)) is None or (was.version, was.value) != (entry.version, entry.value)
         ]
@@ -130,6 +139,18 @@ class State:
                 message=f"more than max_bytes={self.max_bytes} would be kept in memory: "
                 "follow a narrower prefix, or raise the bound"
             )
+
+
+def commits(updates: Iterable[KvUpdate]) -> Iterator[list[KvUpdate]]:
+    """The updates in the groups that were written at once: one alone, or those of one commit."""
+    group: list[KvUpdate] = []
+    for update in updates:
+        if group and (update.transaction is None or update.transaction != group[-1].transaction or group[-1].commit):
+            yield group
+            group = []
+        group.append(update)
+    if group:
+        yield group
 
 
 def _size(entry: KvEntry | None) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream.errors import StoreFullError
-from slipstream.follow.state import ENTRY_BYTES, Change, State
+from slipstream.follow.state import ENTRY_BYTES, Change, State, commits
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
 
 
@@ -143,3 +143,16 @@ def test_the_changes_lead_from_the_old_state_to_the_new(
         fold(state.settle())
         assert values(state) == mirror == wanted
         assert state.bytes == sum(len(key) + len(value) + ENTRY_BYTES for key, value in wanted.items())
+
+
+def test_commits_are_told_apart() -> None:
+    def of(key: str, transaction: str | None = None, *, commit: bool = False) -> KvUpdate:
+        return KvUpdate(operation=Operation.DELETE, key=key, transaction=transaction, commit=commit)
+
+    updates = [
+        of("a"), of("b"), of("c", "1"), of("d", "1", commit=True), of("e", "2"), of("f", "3"), of("g", "3"), of("h"),
+        of("i", "4", commit=True), of("j", "4"),
+    ]  # fmt: skip
+    groups = ["".join(update.key for update in group) for group in commits(updates)]
+    assert groups == ["a", "b", "cd", "e", "fg", "h", "i", "j"]
+    assert list(commits([])) == []
