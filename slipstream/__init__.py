@@ -5,6 +5,7 @@ async with slipstream.connect("nats://127.0.0.1:4222") as conn:
     version = await store.put("node.eu-1", b"up")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from slipstream.connect import connect
@@ -59,7 +60,11 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
+    from slipstream.cache import KvCache
+    from slipstream.config import LiveConfig
+    from slipstream.follow import JsonLinesSnapshot
     from slipstream.stores.nats import NatsConnection
+    from slipstream.typed import TypedEntry, TypedStore, TypedUpdate
 
 __all__ = [
     "AlreadyExistsError",
@@ -75,7 +80,9 @@ __all__ = [
     "Drift",
     "FencedError",
     "InvalidKeyError",
+    "JsonLinesSnapshot",
     "KeyNotFoundError",
+    "KvCache",
     "KvEntry",
     "KvError",
     "KvReader",
@@ -83,6 +90,7 @@ __all__ = [
     "KvUpdate",
     "KvWatcher",
     "KvWriter",
+    "LiveConfig",
     "NatsConnection",
     "NotConnectedError",
     "Operation",
@@ -99,6 +107,9 @@ __all__ = [
     "StoreNotFoundError",
     "StoreStatus",
     "Transaction",
+    "TypedEntry",
+    "TypedStore",
+    "TypedUpdate",
     "UnsupportedError",
     "ValueTooLargeError",
     "VersionToken",
@@ -110,10 +121,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Lazily, so that `import slipstream` imports no NATS client (tests/unit/test_public_api.py).
-    if name == "NatsConnection":
-        from slipstream.stores.nats import NatsConnection
+# Lazily, so that `import slipstream` imports no NATS client and nothing that is not used (tests/unit/test_public_api.py).
+_LAZY = {
+    "JsonLinesSnapshot": "slipstream.follow",
+    "KvCache": "slipstream.cache",
+    "LiveConfig": "slipstream.config",
+    "NatsConnection": "slipstream.stores.nats",
+    "TypedEntry": "slipstream.typed",
+    "TypedStore": "slipstream.typed",
+    "TypedUpdate": "slipstream.typed",
+}
 
-        return NatsConnection
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
