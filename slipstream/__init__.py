@@ -121,7 +121,7 @@ __all__ = [
 ]
 
 
-# Lazily, so that `import slipstream` imports no NATS client and nothing that is not used (tests/unit/test_public_api.py).
+# Lazily, so that `import slipstream` imports no NATS client (tests/unit/test_public_api.py) and little else.
 _LAZY = {
     "JsonLinesSnapshot": "slipstream.follow",
     "KvCache": "slipstream.cache",

@@ -1,4 +1,4 @@
-"""What slipstream uses of msgpack, which ships no types."""
+# msgpack ships no types; only what slipstream uses is declared here.
 
 from typing import Any
 

@@ -39,11 +39,7 @@ def assemble(model: type[S], stored: Mapping[str, bytes], key_or_prefix: str, co
 
     Raises: Rejected, with what is wrong of every field, and no values.
     """
-    if is_prefix(key_or_prefix):
-        data, texts = _nested(stored, key_or_prefix, codec)
-    else:
-        raw = stored.get(key_or_prefix)
-        data, texts = ({} if raw is None else _decoded(raw, key_or_prefix, codec, ())), {}
+    data, texts = collect(stored, key_or_prefix, codec)
     try:
         return _validated(model, data)
     except ValidationError as error:
@@ -51,11 +47,22 @@ def assemble(model: type[S], stored: Mapping[str, bytes], key_or_prefix: str, co
         if not wanted:
             raise Rejected(*_fields(error)) from None
     for path in wanted:
-        _put(data, path, texts[path])
+        put(data, path, texts[path])
     try:
         return _validated(model, data)
     except ValidationError as error:
         raise Rejected(*_fields(error)) from None
+
+
+def collect(stored: Mapping[str, bytes], key_or_prefix: str, codec: Codec | None) -> tuple[Any, dict[Path, str]]:
+    """The values as plain data; and by path, those that were read as JSON or text as they are written.
+
+    Raises: Rejected.
+    """
+    if is_prefix(key_or_prefix):
+        return _nested(stored, key_or_prefix, codec)
+    raw = stored.get(key_or_prefix)
+    return ({} if raw is None else _decoded(raw, key_or_prefix, codec, ())), {}
 
 
 def _validated(model: type[S], data: Any) -> S:
@@ -75,11 +82,12 @@ def _nested(stored: Mapping[str, bytes], prefix: str, codec: Codec | None) -> tu
     for key in sorted(stored, key=lambda one: one.split(".")):
         path = tuple(key.removeprefix(prefix).split("."))
         value = _decoded(stored[key], key, codec, path, texts=texts)
-        _put(data, path, value)
+        put(data, path, value)
     return data, texts
 
 
-def _put(data: dict[str, Any], path: Path, value: Any) -> None:
+def put(data: dict[str, Any], path: Path, value: Any) -> None:
+    """Raises: Rejected where something on the way is no object."""
     inner = data
     for depth, token in enumerate(path[:-1], start=1):
         inner = inner.setdefault(token, {})
