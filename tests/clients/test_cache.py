@@ -227,6 +227,19 @@ async def test_decoded_values_and_one_that_cannot_be(store: KvStore) -> None:
         assert dict(cache.undecodable) == {}
 
 
+async def test_the_cursor_is_never_ahead_of_what_can_be_read(store: KvStore) -> None:
+    await store.put_many({f"user.{number}": b"x" for number in range(3000)})
+    cache = KvCache(store, "user.")
+    async with bounded():
+        entering = asyncio.create_task(cache.__aenter__())
+        while not entering.done():
+            assert cache.cursor.is_none or len(cache) == 3000
+            await asyncio.sleep(0)
+        await entering
+    assert len(cache) == 3000
+    await cache.aclose()
+
+
 # The bound.
 
 

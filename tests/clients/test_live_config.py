@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,13 @@ async def test_a_commit_is_validated_and_swapped_whole(connection: Connection, b
         last = await store.put("range.high", b"40")
         await config.wait_for(last)
         assert [(one.low, one.high) for one in seen] == [(20, 30), (20, 40)]
+        # Two writes that arrive together are two revisions all the same.
+        rejections: list[RejectedRevision] = []
+        config.on_rejected(rejections.append)
+        pair = await asyncio.gather(store.put("range.high", b"1"), store.put("range.high", b"50"))
+        await config.wait_for(max(pair, key=bytes))
+        assert len(rejections) == 1
+        await config.wait_for(await store.put("range.high", b"40"))
         await config.wait_for(await store.put("range.high", b"5"))
         assert config.current.high == 40
         assert config.rejected is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import secrets
 import subprocess
@@ -19,6 +20,7 @@ from slipstream import interfaces, sync
 from slipstream.errors import AlreadyExistsError, ConflictError, KvError, OperationTimeoutError
 from slipstream.model import KvUpdate, Operation
 from slipstream.sync.portal import shared_portal
+from slipstream.testing._raw import raw_client
 from slipstream.testing._waiting import LIMIT
 
 PAIRS: dict[type, type] = {
@@ -321,8 +323,14 @@ print("used", flush=True)
 """
     assert run(program, url, bucket) == "used\n"
     if backend == "nats":
+        assert asyncio.run(consumers_of(bucket, url)) == 0
         with sync.connect(url) as janitor:
             janitor.delete_store(bucket)
+
+
+async def consumers_of(bucket: str, url: str) -> int:
+    async with raw_client(url) as raw:
+        return int((await raw.state(bucket))["consumer_count"])
 
 
 INTERRUPTED = """
