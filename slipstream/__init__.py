@@ -60,6 +60,8 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
+    from slipstream.cache import KvCache
+    from slipstream.config import LiveConfig
     from slipstream.coordination import (
         Barrier,
         Counter,
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
         Semaphore,
         Term,
     )
+    from slipstream.follow import JsonLinesSnapshot
     from slipstream.replica import (
         AppendLogSnapshot,
         AuditReport,
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
         watch_applied,
     )
     from slipstream.stores.nats import NatsConnection
+    from slipstream.typed import TypedEntry, TypedStore, TypedUpdate
 
 __all__ = [
     "AlreadyExistsError",
@@ -112,7 +116,9 @@ __all__ = [
     "FencedError",
     "FencingToken",
     "InvalidKeyError",
+    "JsonLinesSnapshot",
     "KeyNotFoundError",
+    "KvCache",
     "KvEntry",
     "KvError",
     "KvReader",
@@ -123,6 +129,7 @@ __all__ = [
     "Leader",
     "LeaderElection",
     "Lease",
+    "LiveConfig",
     "Lock",
     "Lost",
     "MemberChange",
@@ -154,6 +161,9 @@ __all__ = [
     "StoreStatus",
     "Term",
     "Transaction",
+    "TypedEntry",
+    "TypedStore",
+    "TypedUpdate",
     "UnsupportedError",
     "ValueTooLargeError",
     "VersionToken",
@@ -175,9 +185,12 @@ _HOMES = {
     "BatchConfig": "slipstream.replica",
     "Counter": "slipstream.coordination",
     "FencingToken": "slipstream.coordination",
+    "JsonLinesSnapshot": "slipstream.follow",
+    "KvCache": "slipstream.cache",
     "Leader": "slipstream.coordination",
     "LeaderElection": "slipstream.coordination",
     "Lease": "slipstream.coordination",
+    "LiveConfig": "slipstream.config",
     "Lock": "slipstream.coordination",
     "Lost": "slipstream.coordination",
     "MemberChange": "slipstream.coordination",
@@ -194,6 +207,9 @@ _HOMES = {
     "SnapshotStore": "slipstream.replica",
     "SqliteSnapshot": "slipstream.replica",
     "Term": "slipstream.coordination",
+    "TypedEntry": "slipstream.typed",
+    "TypedStore": "slipstream.typed",
+    "TypedUpdate": "slipstream.typed",
     "WatchScope": "slipstream.replica",
     "watch_applied": "slipstream.replica",
 }
