@@ -6,7 +6,7 @@ apply, flush       one batch: its steps, and their order (pure)
 repair, audit      the fold beside the bucket: after an expired cursor, and on a period
 difference         what the two make of it (pure)
 snapshot           what keeps the fold: memory, append_log, sqlite_snapshot, rocks_snapshot
-change             what a batch does to a fold (pure)
+change, order      what a batch does to a fold; its keys in order (pure)
 worker, folder     a thread for what blocks; a folder with one owner
 disk               what the snapshots on disk share
 """

@@ -125,7 +125,9 @@ class Replica:
             raise self._failure
 
     async def aclose(self) -> None:
-        """Apply what has arrived, save the cursor, stop following; safe to repeat. The copy stays readable.
+        """Apply what has arrived, save the cursor, stop following; safe to repeat.
+
+        The copy stays readable for as long as the snapshot is open.
 
         Cancelled, it stops at once: what was not saved is read again after the next start.
         """
@@ -177,7 +179,11 @@ class Replica:
         return self._snapshot.get(key)
 
     def range(self, prefix: str = "") -> Iterator[KvEntry]:
-        """The entries whose key begins with `prefix`, in key order; use it up before anything is awaited."""
+        """The entries whose key begins with `prefix`, in key order.
+
+        Used up before anything is awaited, they are of one moment; else a batch may come in between two of them, and
+        what `SnapshotStore.range` says holds. Raises: InvalidKeyError at once.
+        """
         return self._snapshot.range(prefix)
 
     def keys(self, prefix: str = "") -> list[str]:

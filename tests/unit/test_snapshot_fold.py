@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken, WatchCursor
 from slipstream.replica.append_log.fold import Fold
 from slipstream.replica.append_log.frame import HEAD_BYTES, Frame, entry_bytes, pack_frame
-from slipstream.replica.append_log.order import KeyOrder
 from slipstream.replica.change import change_of
+from slipstream.replica.order import KeyOrder
 
 KEYS = st.integers(0, 30).map(lambda number: f"k.{number}" if number % 3 else f"node.{number}")
 UPDATES = st.builds(

@@ -2,7 +2,7 @@
 
 From the bottom up:
 
-    frame, order    pure: the format; keys in order
+    frame           pure: the format
     recovery, fold  pure: what a file holds after a crash; the entries in memory
     file            the log as a file
     compaction      when and how it is written anew

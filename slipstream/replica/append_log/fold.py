@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from slipstream.model import KvEntry
 from slipstream.replica.append_log.frame import Frame, entry_bytes
-from slipstream.replica.append_log.order import KeyOrder
 from slipstream.replica.change import Change
+from slipstream.replica.order import KeyOrder
 
 _PAGE = 256
 _INDEX_BITS = 40

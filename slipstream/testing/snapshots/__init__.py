@@ -12,7 +12,7 @@ A store subclasses `SnapshotConformance` in a test module of its own and says wh
             ...
 
 The suite needs pytest and pytest-asyncio with `asyncio_mode = "auto"`, and a POSIX system. The areas can be subclassed
-one by one, too. What kills processes 200 times is marked `slow`.
+one by one, too: `FoldConformance` needs no disk. What kills processes 200 times is marked `slow`.
 """
 
 import pytest

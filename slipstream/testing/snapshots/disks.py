@@ -1,7 +1,8 @@
-"""Disks that refuse: full, or not to be written."""
+"""Disks that are slow, or refuse: full, or not to be written."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,12 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.testing.snapshots.base import SnapshotBackend, State, apply_numbers
+from slipstream.model import WatchCursor
+from slipstream.testing._waiting import bounded
+from slipstream.testing.snapshots.base import SnapshotBackend, State, apply_numbers, put
 from slipstream.testing.snapshots.child import run_child
 
 
 class DiskConformance(SnapshotBackend):
-    """In child processes, whose limits and rights can be taken away."""
+    """In child processes, whose limits and rights can be taken away; and beside an event loop, which must not wait."""
+
+    async def test_the_event_loop_runs_while_a_batch_is_written(self, tmp_path: Path) -> None:
+        async with await self.open(tmp_path) as store:
+            work = asyncio.create_task(
+                store.apply([put(f"k.{n}", bytes(300), n) for n in range(3000)], WatchCursor.from_u64(3000))
+            )
+            turns = 0
+            async with bounded():
+                while not work.done():
+                    await asyncio.sleep(0)
+                    turns += 1
+            await work
+        assert turns > 20, "the batch was written on the event loop"
 
     async def test_a_full_disk_fails_a_batch_and_nothing_else(self, tmp_path: Path) -> None:
         run_child("run_out_of_room", self.kind, tmp_path)

@@ -205,17 +205,6 @@ class FoldConformance(SnapshotBackend):
             assert store.cursor == at(59)
         assert len((await self.read(tmp_path)).fold) == 59
 
-    async def test_the_event_loop_runs_while_a_batch_is_written(self, tmp_path: Path) -> None:
-        async with await self.open(tmp_path) as store:
-            work = asyncio.create_task(store.apply([put(f"k.{n}", bytes(300), n) for n in range(3000)], at(3000)))
-            turns = 0
-            async with bounded():
-                while not work.done():
-                    await asyncio.sleep(0)
-                    turns += 1
-            await work
-        assert turns > 20, "the batch was written on the event loop"
-
     @pytest.mark.parametrize("turns", [*range(8), 20, 100])
     async def test_a_cancelled_batch_is_in_whole_or_not_at_all(self, tmp_path: Path, turns: int) -> None:
         states = [State()]
