@@ -145,10 +145,12 @@ async def follow_and_be_killed(*arguments: str) -> int:
 
 
 async def write_on(store: KvStore) -> None:
-    """Write for as long as somebody follows, values of some size, so that batches are written in several steps."""
+    """Write for as long as somebody follows, values of some size; what was deleted goes without a trace at times."""
     while True:
         key = random.choice(KEYS)
-        if random.random() < 0.3:
+        if random.random() < 0.02:
+            await store.purge_deletes()
+        elif random.random() < 0.3:
             await store.delete(key)
         else:
             await store.put(key, random.randbytes(random.choice([10, 5000])))
@@ -166,10 +168,10 @@ async def check(snapshot: SnapshotStore, cursor: WatchCursor, store: KvStore) ->
     """What was last written up to the cursor is in the fold; returns of how many keys that can be told."""
     checked = 0
     for key in KEYS:
-        (last,) = await store.history(key)
-        if (last.revision or 0) <= (cursor.revision or 0):  # else the fold may have the value before that, or none
-            assert snapshot.get(key) == last.entry, key
-            checked += 1
+        for last in await store.history(key):  # one, or none
+            if (last.revision or 0) <= (cursor.revision or 0):  # else the fold may have the value before that, or none
+                assert snapshot.get(key) == last.entry, key
+                checked += 1
     return checked
 
 
@@ -195,8 +197,8 @@ async def test_a_process_that_is_killed_leaves_what_its_cursor_names(
             async with opened(kind, tmp_path) as (snapshot, _):
                 async with bounded(), Replica(store, snapshot=snapshot, audit_interval=None) as replica:
                     await replica.wait_for(await store.put("k.00", b"last"))
-                    report = await replica.audit()
-                assert (report.compared, report.removed, report.restored) == (True, 0, 0)
+                    report = await replica.audit()  # what was purged while nobody followed, and no cursor expired
+                assert (report.compared, report.restored) == (True, 0)
                 assert values_of(snapshot) == await values_in(store)
         finally:
             await connection.delete_store(store.name)
