@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import slipstream
-from slipstream import KvStore, KvUpdate, MemorySnapshot, Replica, SnapshotStore
+from slipstream import AppendLogSnapshot, KvStore, KvUpdate, Replica
 
 ROUTES = {f"route.{number:04}": f"10.0.0.{number % 250}".encode() for number in range(2000)}
 
@@ -28,9 +29,10 @@ def expect(replica: Replica, routes: dict[str, bytes]) -> None:
     print(f"   {len(replica)} routes, the bucket's")
 
 
-async def first_life(store: KvStore, snapshot: SnapshotStore) -> None:
+async def first_life(store: KvStore, folder: str) -> None:
     print("first life: everything is read once")
-    async with Replica(store, "route.", snapshot=snapshot) as replica:
+    snapshot, _ = await AppendLogSnapshot.open(folder)
+    async with snapshot, Replica(store, "route.", snapshot=snapshot) as replica:
         await replica.ready()
         progress = replica.progress()
         print(f"   ready: {progress.done} of {progress.expected} updates, {progress.fraction:.0%}")
@@ -41,11 +43,12 @@ async def first_life(store: KvStore, snapshot: SnapshotStore) -> None:
         await replica.wait_for(await store.put("route.0007", b"10.9.9.9"))
 
 
-async def second_life(store: KvStore, snapshot: SnapshotStore) -> None:
+async def second_life(store: KvStore, folder: str) -> None:
     await store.put("route.0008", b"10.9.9.8")
     await store.delete("route.0009")
     print("second life: only what changed while it was down is read")
-    async with Replica(store, "route.", snapshot=snapshot) as replica:
+    snapshot, _ = await AppendLogSnapshot.open(folder)
+    async with snapshot, Replica(store, "route.", snapshot=snapshot) as replica:
         print(f"   starts with {len(replica)} routes")
         await replica.ready()
         print(f"   ready after {replica.progress().done} updates")
@@ -54,14 +57,15 @@ async def second_life(store: KvStore, snapshot: SnapshotStore) -> None:
         expect(replica, now)
 
 
-async def third_life(store: KvStore, snapshot: SnapshotStore) -> None:
+async def third_life(store: KvStore, folder: str) -> None:
     await store.delete("route.0000")
     await store.purge_deletes()
     new = {key: b"10.1.1.1" for key in ROUTES if key != "route.0000"}
     for _ in range(2):
         await store.put_many({**new, "other": b"not ours"})
     print("third life: what its cursor stands for has gone, so the copy is compared with the bucket and repaired")
-    async with Replica(store, "route.", snapshot=snapshot) as replica:
+    snapshot, _ = await AppendLogSnapshot.open(folder)
+    async with snapshot, Replica(store, "route.", snapshot=snapshot) as replica:
         await replica.ready()
         print(f"   repaired {replica.statistics().repairs} time")
         expect(replica, new)
@@ -73,10 +77,9 @@ async def main(url: str) -> None:
         try:
             await store.put_many(ROUTES)
             await store.put("other", b"not ours")
-            # One that is kept on disk outlives the process; this one stands for it as long as the example runs.
-            async with MemorySnapshot() as snapshot:
+            with tempfile.TemporaryDirectory() as folder:  # a node has one that stays
                 for life in (first_life, second_life, third_life):
-                    await life(store, snapshot)
+                    await life(store, folder)
             print("done")
         finally:
             await connection.delete_store(store.name)
