@@ -556,8 +556,12 @@ async def test_an_audit_that_fails_is_counted_and_the_next_one_comes(caplog: pyt
 async def test_snapshots_are_of_one_cursor(store: KvStore) -> None:
     snapshot = MemorySnapshot()
     assert (snapshot.cursor, len(snapshot), list(snapshot.range())) == (WatchCursor.none(), 0, [])
-    async with bounded(), snapshot, Replica(store, snapshot=snapshot) as replica:
-        await replica.wait_for(await store.put("a", b"1"))
-        assert snapshot.cursor == replica.cursor
-    await snapshot.clear()
-    assert (snapshot.cursor, len(snapshot)) == (WatchCursor.none(), 0)
+    async with bounded(), snapshot:
+        async with Replica(store, snapshot=snapshot) as replica:
+            await replica.wait_for(await store.put("a", b"1"))
+            assert snapshot.cursor == replica.cursor
+        assert replica.keys() == ["a"]  # nobody follows any more
+        await snapshot.clear()
+        assert (snapshot.cursor, len(snapshot)) == (WatchCursor.none(), 0)
+    with pytest.raises(SnapshotError, match="closed"):
+        replica.get("a")
