@@ -1,7 +1,4 @@
-"""An application's settings follow the store, also over a restart of the application.
-
-Values and cursor are saved in one file, in one step: a cursor is worth something only beside the state that it belongs
-to. After a restart only what changed meanwhile is read; where that cannot be known any more, all is read anew.
+"""Settings that follow the store: validated whole, swapped at once, rolled back, and there without a server.
 
 Usage: python examples/config_sync.py [URL]
 """
@@ -9,79 +6,65 @@ Usage: python examples/config_sync.py [URL]
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import secrets
 import sys
 import tempfile
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
+
 import slipstream
-from slipstream import CursorExpiredError, KvStore, KvUpdate, Operation, WatchCursor
+from slipstream import ConnectionFailedError, JsonLinesSnapshot, KvStore, LiveConfig
 
 
-class Settings:
-    """The settings as far as they have been read, with the cursor up to which that is."""
+class Database(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        saved = json.loads(file.read_text() if file.exists() else '{"values": {}, "cursor": "none"}')
-        self.values: dict[str, str] = saved["values"]
-        self.cursor = WatchCursor.parse(saved["cursor"])
-
-    def apply(self, update: KvUpdate, cursor: WatchCursor) -> None:
-        match update:
-            case KvUpdate(operation=Operation.PUT, key=key, value=value):
-                self.values[key] = value.decode()
-            case KvUpdate(key=key):
-                self.values.pop(key, None)
-        self.cursor = cursor
-        print(f"   {update.operation.name} {update.key} {update.value.decode()}".rstrip())
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps({"values": self.values, "cursor": str(cursor)}))
-        new.replace(self._file)  # whenever it stops, there is the old file or the new one
+    host: str = "localhost"
+    pool: int = Field(default=5, ge=1, le=100)
 
 
-async def application(store: KvStore, file: Path, ready: asyncio.Event, *, until: dict[str, str]) -> None:
-    """One life of the application, until its settings are those; a real one would go on."""
-    settings = Settings(file)
-    print(f"   starts with {len(settings.values)} settings from its file")
-    while settings.values != until:
-        try:
-            async with store.watch("shop.", cursor=settings.cursor) as watch, asyncio.TaskGroup() as tasks:
-                tasks.create_task(report_ready(watch, settings, ready))
-                async for update in watch:
-                    settings.apply(update, watch.cursor)
-                    if settings.values == until:
-                        break
-        except* CursorExpiredError:
-            print("   its cursor has expired")
-            settings.values.clear()  # nobody will tell any more what was deleted meanwhile
-            settings.cursor = WatchCursor.none()
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    currency: str = "EUR"
+    vat: float = Field(default=19, ge=0, lt=100)
+    db: Database = Database()
 
 
-async def report_ready(watch: slipstream.Watch, settings: Settings, ready: asyncio.Event) -> None:
-    await watch.wait_hydrated()
-    print(f"   ready with {len(settings.values)} settings")
-    ready.set()
+async def hot_reload(store: KvStore, config: LiveConfig[Settings]) -> None:
+    print(f"   starts with {config.current}")
+    good = config.revision
+    if good is None:
+        raise RuntimeError("it has settings of no revision")
+
+    @config.on_change("db.pool")
+    def resize(old: int, new: int) -> None:
+        print(f"   the pool is resized from {old} to {new}")
+
+    print("a change arrives as it is made")
+    await config.wait_for(await store.put("shop.db.pool", b"9"))
+
+    print("a change that is not valid is not taken, and says what is wrong")
+    await config.wait_for(await store.put("shop.db.pool", b"lots"))
+    print(f"   {config.rejected}")
+    print(f"   still in force: {config.current.db}")
+
+    print("two fields that belong together are changed together")
+    async with store.transaction() as txn:
+        txn.put("shop.db.pool", b"50")
+        txn.put("shop.db.host", b"db-2")
+    await config.wait_for(max(txn.versions.values(), key=bytes))
+    print(f"   {config.current.db}")
+
+    print("and back to what was there first, as one new revision")
+    await config.rollback(good)
+    print(f"   {config.current}")
 
 
-async def three_lives(store: KvStore, file: Path) -> None:
-    await store.put_many({"shop.currency": b"EUR", "shop.vat": b"19", "other": b"not ours"})
-    print("first life: everything is read, then a change arrives as it is made")
-    ready = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(application(store, file, ready, until={"shop.currency": "EUR", "shop.vat": "20"}))
-        await ready.wait()
-        await store.put("shop.vat", b"20")
-    await store.put("shop.theme", b"dark")
-    await store.delete("shop.currency")
-    print("second life: only what changed while it was down is read")
-    await application(store, file, asyncio.Event(), until={"shop.vat": "20", "shop.theme": "dark"})
-    names = ["shop.currency", "shop.vat", "shop.theme"]
-    for key in [*names, *names, "other"]:
-        await store.put(key, b"new")
-    print("third life: all was written over, so the saved cursor is too old and everything is read anew")
-    await application(store, file, asyncio.Event(), until=dict.fromkeys(names, "new"))
+async def no_server() -> KvStore:
+    raise ConnectionFailedError(message="this part of the example plays that there is no server")
 
 
 async def main(url: str) -> None:
@@ -89,10 +72,18 @@ async def main(url: str) -> None:
         store = await connection.store(f"config-sync-{secrets.token_hex(4)}")
         try:
             with tempfile.TemporaryDirectory() as folder:
-                await three_lives(store, Path(folder) / "settings.json")
+                snapshot = JsonLinesSnapshot(Path(folder) / "settings.jsonl")
+                await store.put_many({"shop.vat": b"7", "shop.db.host": b"db-1"})
+                print("the settings are read from the store")
+                async with LiveConfig(store, "shop.", Settings, snapshot=snapshot) as config:
+                    await hot_reload(store, config)
+                print("the application starts again while no server can be reached")
+                async with LiveConfig(no_server, "shop.", Settings, snapshot=snapshot) as config:
+                    print(f"   stale: {config.stale}, {config.current}")
         finally:
             await connection.delete_store(store.name)
 
 
 if __name__ == "__main__":
+    logging.getLogger("slipstream").setLevel(logging.ERROR)  # what it would warn of is printed above
     asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "embedded://"))

@@ -1,10 +1,7 @@
-"""Several candidates, one leader: whoever creates the key leads, and resigns by deleting its own record of it.
+"""Several candidates, one leader at a time, and writes that only the leader of the moment gets through.
 
-What compare-and-swap alone gives: of all who try, the server lets exactly one create the key, and only the leader's own
-record is deleted when it resigns. What it does NOT give, for want of a lease and of fencing:
-- A leader that crashes leaves the key behind, and nobody takes over until somebody removes it.
-- A leader that is cut off or paused is not told that the key was removed meanwhile: for a while two believe to lead.
-- Nothing stops a former leader from writing: put the version of its term beside what it writes and check it there.
+Leadership is a lease: the block of a term is cancelled when it may have been lost, and what is written through
+`term.fenced(store)` is refused by the server once another one leads, whatever the clocks say. See docs/coordination.md.
 
 Usage: python examples/leader.py [URL]
 """
@@ -16,9 +13,9 @@ import secrets
 import sys
 
 import slipstream
-from slipstream import AlreadyExistsError, KvStore, Operation, VersionToken, Watch
+from slipstream import FencedError, KvStore, LeaderElection, Term, UnsupportedError
 
-KEY = "leader"
+NAME = "leader"
 CANDIDATES = ["anna", "berta", "carla"]
 
 
@@ -29,45 +26,34 @@ class Cluster:
         self.terms: list[str] = []
         self._leading: str | None = None
 
-    async def lead(self, name: str, term: VersionToken) -> None:
+    async def lead(self, name: str, term: Term, store: KvStore) -> None:
         if self._leading is not None:
             raise RuntimeError(f"{name} leads beside {self._leading}")
         self._leading = name
         self.terms.append(name)
-        print(f"{name} leads, term {term}")
-        await asyncio.sleep(0)  # the work: let the others try meanwhile
+        print(f"{name} leads, term {term.fencing_token.revision}")
+        await record(store, name, term)
         self._leading = None
 
 
-async def candidate(store: KvStore, name: str, cluster: Cluster, all_tried: asyncio.Barrier) -> None:
-    """Lead once, however long it takes to get the chance."""
-    async with store.watch(KEY) as watch:  # before the first try, so that no removal is missed
-        term = await try_to_lead(store, name)
-        await all_tried.wait()  # only here, so that the others are seen to wait for the first
-        while term is None:
-            print(f"{name} waits")
-            await vacancy(watch)
-            term = await try_to_lead(store, name)
-    await cluster.lead(name, term)
-    print(f"{name} resigns")
-    await store.delete_with_version(KEY, term)
-
-
-async def try_to_lead(store: KvStore, name: str) -> VersionToken | None:
-    """The version of our term, None where somebody else leads."""
+async def record(store: KvStore, name: str, term: Term) -> None:
+    """The work of a leader: guarded by its term, where the server can."""
     try:
-        # Where this fails with `outcome_unknown`, look at the key: the value tells whether it was us.
-        return await store.create(KEY, name.encode())
-    except AlreadyExistsError:
-        return None
+        writer = term.fenced(store)
+    except UnsupportedError as error:  # before nats-server 2.11
+        print(f"not fenced: {error.message}")
+        writer = store
+    await writer.put("led-by", name.encode())
 
 
-async def vacancy(watch: Watch) -> None:
-    """Return when the key was removed, perhaps long ago: the next `create` tells."""
-    async for update in watch:
-        if update.operation is not Operation.PUT:
-            return
-    raise RuntimeError("the watch has ended")
+async def candidate(store: KvStore, name: str, cluster: Cluster) -> None:
+    """Lead once, however long it takes to get the chance."""
+    election = LeaderElection(store, NAME, candidate=name, ttl=5)
+    if await election.leader() is not None:
+        print(f"{name} waits")
+    async with election.campaign() as term:  # in turn
+        await cluster.lead(name, term, store)
+        print(f"{name} resigns")
 
 
 async def main(url: str) -> None:
@@ -75,15 +61,40 @@ async def main(url: str) -> None:
         store = await connection.store(f"leader-{secrets.token_hex(4)}")
         try:
             cluster = Cluster()
-            all_tried = asyncio.Barrier(len(CANDIDATES))
-            async with asyncio.TaskGroup() as tasks:
-                for name in CANDIDATES:
-                    tasks.create_task(candidate(store, name, cluster, all_tried))
+            async with LeaderElection(store, NAME, candidate="dora", ttl=5).campaign() as term:
+                print(f"dora is the leader when they come, in term {term.fencing_token.revision}")
+                async with asyncio.TaskGroup() as tasks:
+                    for name in CANDIDATES:
+                        tasks.create_task(candidate(store, name, cluster))
+                    await all_wait(store, len(CANDIDATES))
+                    await term.resign()
+                    print("dora lets them have it")
             if sorted(cluster.terms) != CANDIDATES:
                 raise RuntimeError(f"each should have led once: {cluster.terms}")
             print(f"each of the {len(CANDIDATES)} led once, one after the other")
+            await too_late(store, term)
         finally:
             await connection.delete_store(store.name)
+
+
+async def all_wait(store: KvStore, count: int) -> None:
+    """Return when so many are in the queue behind the leader: only here, so that they are seen to wait."""
+    seen: set[str] = set()
+    async with store.watch(f"{NAME}.queue.") as watch:
+        async for update in watch:
+            seen.add(update.key)
+            if len(seen) > count:
+                return
+
+
+async def too_late(store: KvStore, term: Term) -> None:
+    """What a former leader writes is refused."""
+    try:
+        await term.fenced(store).put("led-by", b"dora, still")
+    except (FencedError, UnsupportedError) as error:
+        print(f"dora is too late: {type(error).__name__}")
+    else:
+        raise RuntimeError("a former leader has written")
 
 
 if __name__ == "__main__":

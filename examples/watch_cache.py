@@ -1,4 +1,4 @@
-"""A dict that a watch keeps current: reads cost nothing, and whoever has written waits until the dict knows it.
+"""A cache that a watch keeps current: reads cost what a dict costs, own writes are read, users are found by city.
 
 Usage: python examples/watch_cache.py [URL]
 """
@@ -9,76 +9,63 @@ import asyncio
 import secrets
 import sys
 
+from pydantic import BaseModel
+
 import slipstream
-from slipstream import KvStore, Operation, VersionToken, Watch
-
-PREFIX = "user."
+from slipstream import KvCache, TypedStore
 
 
-class Cache:
-    """The keys under one prefix, as of `revision`."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-        self.revision = 0
-        self._moved = asyncio.Condition()
-
-    async def follow(self, watch: Watch) -> None:
-        """Apply what the watch delivers, until cancelled."""
-        async for update in watch:
-            if update.operation is Operation.PUT:
-                self.values[update.key] = update.value
-            else:
-                self.values.pop(update.key, None)
-            async with self._moved:
-                self.revision = update.revision or self.revision
-                self._moved.notify_all()
-
-    async def wait_for(self, version: VersionToken) -> None:
-        """Return once the cache is at least as new as this write, which was under its prefix."""
-        revision = version.as_u64()
-        if revision is None:
-            raise ValueError(f"version {version} is no revision to wait for")
-        async with asyncio.timeout(5), self._moved:
-            await self._moved.wait_for(lambda: self.revision >= revision)
+class User(BaseModel):
+    name: str
+    city: str
 
 
-def expect(cache: Cache, values: dict[str, bytes]) -> None:
-    if cache.values != values:
-        raise RuntimeError(f"the cache holds {cache.values}, not {values}")
-    print(f"  cache: { {key: value.decode() for key, value in sorted(cache.values.items())} }")
+def show(key: str, old: User | None, new: User | None) -> None:
+    print(f"  {key}: {old.name if old else 'nobody'} -> {new.name if new else 'nobody'}")
 
 
-async def use(store: KvStore, cache: Cache) -> None:
-    expect(cache, {"user.1": b"anna", "user.2": b"berta"})
+def expect(cache: KvCache[User], names: dict[str, str]) -> None:
+    found = {key: user.name for key, user in sorted(cache.items())}
+    if found != names:
+        raise RuntimeError(f"the cache holds {found}, not {names}")
+    print(f"  cache: {found}")
+
+
+async def use(users: TypedStore[User], cache: KvCache[User]) -> None:
+    expect(cache, {"user.1": "anna", "user.2": "berta"})
+    by_city = cache.index(lambda key, user: [user.city])
+    cache.on_change(show)
 
     print("write, then read what was written from the cache")
-    await cache.wait_for(await store.put("user.3", b"carla"))
-    expect(cache, {"user.1": b"anna", "user.2": b"berta", "user.3": b"carla"})
+    await cache.wait_for(await users.put("user.3", User(name="carla", city="Rome")))
+    expect(cache, {"user.1": "anna", "user.2": "berta", "user.3": "carla"})
+    print(f"  in Rome: {by_city['Rome']}")
 
     print("a delete gives no version to wait for, but revisions come in order: wait for any later write")
-    await store.delete("user.1")
-    await cache.wait_for(await store.put("user.2", b"bea"))
-    expect(cache, {"user.2": b"bea", "user.3": b"carla"})
+    await users.delete("user.1")
+    await cache.wait_for(await users.put("user.2", User(name="bea", city="Paris")))
+    expect(cache, {"user.2": "bea", "user.3": "carla"})
+    print(f"  in Rome: {by_city['Rome']}")
 
-    print("a hundred overwrites: the last one counts")
-    versions = [await store.put("user.2", f"bea {number}".encode()) for number in range(100)]
-    await cache.wait_for(versions[-1])
-    expect(cache, {"user.2": b"bea 99", "user.3": b"carla"})
+    entry = cache.entry("user.2")
+    if entry is None:
+        raise RuntimeError("the cache has lost user.2")
+    print("the version to compare and swap with is in the cache, too")
+    await cache.wait_for(await users.update("user.2", User(name="beatrice", city="Paris"), entry.version))
+    expect(cache, {"user.2": "beatrice", "user.3": "carla"})
 
 
 async def main(url: str) -> None:
     async with asyncio.timeout(20), slipstream.connect(url) as connection:
         store = await connection.store(f"watch-cache-{secrets.token_hex(4)}")
+        users = TypedStore(store, User)
         try:
-            await store.put_many({"user.1": b"anna", "user.2": b"berta", "order.1": b"not cached"})
-            cache = Cache()
-            async with store.watch(PREFIX) as watch, asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(cache.follow(watch))
-                await watch.wait_hydrated()
+            await users.put("user.1", User(name="anna", city="Rome"))
+            await users.put("user.2", User(name="berta", city="Berlin"))
+            await store.put("order.1", b"not cached")
+            async with KvCache(store, "user.", decode=users.decode) as cache:
                 print("the cache holds what was there")
-                await use(store, cache)
-                following.cancel()
+                await use(users, cache)
             print("done")
         finally:
             await connection.delete_store(store.name)

@@ -5,6 +5,7 @@ async with slipstream.connect("nats://127.0.0.1:4222") as conn:
     version = await store.put("node.eu-1", b"up")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from slipstream.connect import connect
@@ -59,23 +60,65 @@ from slipstream.model import (
 )
 
 if TYPE_CHECKING:
+    from slipstream.cache import KvCache
+    from slipstream.config import LiveConfig
+    from slipstream.coordination import (
+        Barrier,
+        Counter,
+        FencingToken,
+        Leader,
+        LeaderElection,
+        Lease,
+        Lock,
+        Lost,
+        MemberChange,
+        MemberEvent,
+        Membership,
+        Permit,
+        Semaphore,
+        Term,
+    )
+    from slipstream.follow import JsonLinesSnapshot
+    from slipstream.replica import (
+        AppendLogSnapshot,
+        AuditReport,
+        BatchConfig,
+        MemorySnapshot,
+        Replica,
+        ReplicaProgress,
+        ReplicaStatistics,
+        RocksSnapshot,
+        SnapshotStore,
+        SqliteSnapshot,
+        WatchScope,
+        watch_applied,
+    )
     from slipstream.stores.nats import NatsConnection
+    from slipstream.typed import TypedEntry, TypedStore, TypedUpdate
 
 __all__ = [
     "AlreadyExistsError",
+    "AppendLogSnapshot",
     "ArtifactError",
+    "AuditReport",
     "AuthenticationError",
+    "Barrier",
+    "BatchConfig",
     "BulkWriteError",
     "ConflictError",
     "Connection",
     "ConnectionCapabilities",
     "ConnectionFailedError",
+    "Counter",
     "CursorExpiredError",
     "DeserializationError",
     "Drift",
     "FencedError",
+    "FencingToken",
     "InvalidKeyError",
+    "JsonLinesSnapshot",
     "KeyNotFoundError",
+    "KvCache",
     "KvEntry",
     "KvError",
     "KvReader",
@@ -83,37 +126,96 @@ __all__ = [
     "KvUpdate",
     "KvWatcher",
     "KvWriter",
+    "Leader",
+    "LeaderElection",
+    "Lease",
+    "LiveConfig",
+    "Lock",
+    "Lost",
+    "MemberChange",
+    "MemberEvent",
+    "Membership",
+    "MemorySnapshot",
     "NatsConnection",
     "NotConnectedError",
     "Operation",
     "OperationFailedError",
     "OperationTimeoutError",
     "PermissionDeniedError",
+    "Permit",
     "Placement",
+    "Replica",
+    "ReplicaProgress",
+    "ReplicaStatistics",
     "RevisionMismatchError",
+    "RocksSnapshot",
+    "Semaphore",
     "SerializationError",
     "SnapshotCorruptedError",
     "SnapshotError",
+    "SnapshotStore",
+    "SqliteSnapshot",
     "StoreConfig",
     "StoreFullError",
     "StoreNotFoundError",
     "StoreStatus",
+    "Term",
     "Transaction",
+    "TypedEntry",
+    "TypedStore",
+    "TypedUpdate",
     "UnsupportedError",
     "ValueTooLargeError",
     "VersionToken",
     "Watch",
     "WatchCursor",
     "WatchError",
+    "WatchScope",
     "WatchStatistics",
     "connect",
+    "watch_applied",
 ]
+
+# Imported when they are asked for: `import slipstream` imports no NATS client and no database
+# (tests/unit/test_public_api.py), and nobody pays for what they do not use.
+_HOMES = {
+    "AppendLogSnapshot": "slipstream.replica",
+    "AuditReport": "slipstream.replica",
+    "Barrier": "slipstream.coordination",
+    "BatchConfig": "slipstream.replica",
+    "Counter": "slipstream.coordination",
+    "FencingToken": "slipstream.coordination",
+    "JsonLinesSnapshot": "slipstream.follow",
+    "KvCache": "slipstream.cache",
+    "Leader": "slipstream.coordination",
+    "LeaderElection": "slipstream.coordination",
+    "Lease": "slipstream.coordination",
+    "LiveConfig": "slipstream.config",
+    "Lock": "slipstream.coordination",
+    "Lost": "slipstream.coordination",
+    "MemberChange": "slipstream.coordination",
+    "MemberEvent": "slipstream.coordination",
+    "Membership": "slipstream.coordination",
+    "MemorySnapshot": "slipstream.replica",
+    "NatsConnection": "slipstream.stores.nats",
+    "Permit": "slipstream.coordination",
+    "Replica": "slipstream.replica",
+    "ReplicaProgress": "slipstream.replica",
+    "ReplicaStatistics": "slipstream.replica",
+    "RocksSnapshot": "slipstream.replica",
+    "Semaphore": "slipstream.coordination",
+    "SnapshotStore": "slipstream.replica",
+    "SqliteSnapshot": "slipstream.replica",
+    "Term": "slipstream.coordination",
+    "TypedEntry": "slipstream.typed",
+    "TypedStore": "slipstream.typed",
+    "TypedUpdate": "slipstream.typed",
+    "WatchScope": "slipstream.replica",
+    "watch_applied": "slipstream.replica",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `import slipstream` imports no NATS client (tests/unit/test_public_api.py).
-    if name == "NatsConnection":
-        from slipstream.stores.nats import NatsConnection
-
-        return NatsConnection
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -61,6 +61,14 @@ class Raw:
             return None
         return int(answer["message"]["seq"]), base64.b64decode(answer["message"].get("data") or "")
 
+    async def contents(self, bucket: str) -> dict[str, tuple[int, bytes]]:
+        """Revision and value of the last record of every key, as `last`; for a bucket that nobody writes to."""
+        answer = await self.api(f"STREAM.INFO.KV_{bucket}", {"subjects_filter": ">"})
+        assert answer.get("total", 0) <= answer.get("limit", 0), "more than one page"
+        keys = [subject.removeprefix(f"$KV.{bucket}.") for subject in answer["state"].get("subjects") or {}]
+        records = {key: await self.last(bucket, key) for key in keys}
+        return {key: record for key, record in records.items() if record is not None}
+
 
 @asynccontextmanager
 async def raw_client(url: str, *, api: str = "$JS.API") -> AsyncIterator[Raw]:

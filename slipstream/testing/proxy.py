@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from slipstream.testing._ports import bind, port_of
+
 Direction = Literal["to_server", "to_client"]
+Side = Literal["client", "server"]
 _BOTH: frozenset[Direction] = frozenset({"to_server", "to_client"})
 _CHUNK = 65536
 _IN_FLIGHT = 64  # chunks under way in one direction; more, and the sender is held back as TCP would
+_SLICE_SECONDS = 0.02  # how much of a narrow path's time is handed over at once
 _FLUSH_SECONDS = 1.0  # how long a closed connection may take to hand over its last bytes
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -25,11 +29,14 @@ class _Link:
     """One proxied connection.
 
     Attributes:
+        writers: to the client and, once it is connected to, to the server.
         holed: bytes of it were swallowed, so what follows would make no sense to the receiver.
+        half_dead: one side of it has gone without the other being told.
     """
 
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     holed: bool = False
+    half_dead: bool = False
 
 
 @dataclass
@@ -52,11 +59,14 @@ class FaultProxy:
         self._held: socket.socket | None = None
         self._links: dict[asyncio.Task[None], _Link] = {}
         self._deaf: frozenset[Direction] = frozenset()
+        self._open: dict[Direction, asyncio.Event] = {"to_server": asyncio.Event(), "to_client": asyncio.Event()}
         self._latency = 0.0
+        self._bandwidth: float | None = None
         self._cuts: dict[Direction, _Cut] = {}
+        self._thaw()
 
     async def __aenter__(self) -> Self:
-        await self._listen(_bound(0))
+        await self._listen(bind())
         return self
 
     async def __aexit__(
@@ -85,11 +95,38 @@ class FaultProxy:
 
         `heal` closes the connections that lost bytes: a stream with a hole in it cannot go on.
         """
-        self._deaf = _BOTH if direction == "both" else frozenset({direction})
+        self._deaf = _directions(direction)
+
+    def freeze(self, direction: Direction | Literal["both"] = "both") -> None:
+        """Hold back what is sent that way, the end of the stream too; connections stay open, new ones wait as well.
+
+        As where packets are lost, or the receiver has stopped: `heal` lets all of it through, late. Who sends more than
+        the buffers hold, some megabytes, is held back too.
+        """
+        self._thaw()
+        for each in _directions(direction):
+            self._open[each].clear()
+
+    def half_dead(self, survivor: Side = "client") -> None:
+        """End the other side of all current connections, and leave the survivor's open: no FIN, no RST, no answer.
+
+        As after a host that lost its power, or a firewall that forgot the connection. New connections are good;
+        `heal` closes what was left open.
+        """
+        for link in self._links.values():
+            link.half_dead = True
+            for writer in link.writers[1:] if survivor == "client" else link.writers[:1]:
+                writer.close()
 
     def latency(self, seconds: float) -> None:
         """Deliver everything so much later, both ways, in order; 0 turns it off."""
         self._latency = seconds
+
+    def bandwidth(self, bytes_per_second: float | None) -> None:
+        """Let no more through, in each direction of each connection; None turns it off."""
+        if bytes_per_second is not None and not bytes_per_second > 0:
+            raise ValueError(f"a bandwidth is above 0, not {bytes_per_second}: use black_hole()")
+        self._bandwidth = bytes_per_second
 
     def cut_after(self, n_bytes: int, direction: Direction) -> asyncio.Event:
         """Close all connections right after so many more bytes that way, counted over all of them; once.
@@ -105,7 +142,7 @@ class FaultProxy:
             self._server.close()
             self._server = None
             # Bound but not listening: it refuses, and nobody else can be given the port meanwhile.
-            self._held = _bound(self.port)
+            self._held = bind(self.port)
 
     def drop(self) -> None:
         """Close all current connections, as a peer does that ends in good order."""
@@ -122,9 +159,11 @@ class FaultProxy:
     async def heal(self) -> None:
         """End all faults; connections that lost bytes are closed."""
         self._deaf = frozenset()
+        self._thaw()
         self._latency = 0.0
+        self._bandwidth = None
         self._cuts.clear()
-        holed = [task for task, link in self._links.items() if link.holed]
+        holed = [task for task, link in self._links.items() if link.holed or link.half_dead]
         for task in holed:
             _cancel(task)
         await asyncio.gather(*holed, return_exceptions=True)
@@ -151,7 +190,7 @@ class FaultProxy:
         except BaseException:
             sock.close()
             raise
-        self._port = sock.getsockname()[1]
+        self._port = port_of(sock)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link([writer])
@@ -209,37 +248,55 @@ class FaultProxy:
             due, data = await flight.get()
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
-            if direction in self._deaf:
-                link.holed = True
-                continue
-            if not data:
+            await self._open[direction].wait()
+            if not data and not self._swallows(link, direction):
                 return
-            cut = self._cuts.get(direction)
-            if cut is not None and len(data) >= cut.remaining:
-                writer.write(data[: cut.remaining])
-                del self._cuts[direction]
-                self.drop()
-                cut.done.set()
-                return
-            if cut is not None:
-                cut.remaining -= len(data)
-            writer.write(data)
-            try:
-                await writer.drain()
-            except OSError:  # gone; the other direction learns it from its own end
-                return
+            while data:
+                piece, data = await self._throttled(data)
+                if not self._swallows(link, direction) and not await self._pass_on(piece, writer, direction):
+                    return
+
+    def _thaw(self) -> None:
+        for direction in self._open.values():
+            direction.set()
+
+    def _swallows(self, link: _Link, direction: Direction) -> bool:
+        if link.half_dead:
+            return True
+        if direction in self._deaf:
+            link.holed = True
+            return True
+        return False
+
+    async def _throttled(self, data: bytes) -> tuple[bytes, bytes]:
+        """What comes through now, once it may, and what comes after it."""
+        if self._bandwidth is None:
+            return data, b""
+        size = min(len(data), max(1, int(self._bandwidth * _SLICE_SECONDS)))
+        await asyncio.sleep(size / self._bandwidth)
+        return data[:size], data[size:]
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter, direction: Direction) -> bool:
+        """Write it; False if the connection ends here."""
+        cut = self._cuts.get(direction)
+        if cut is not None and len(data) >= cut.remaining:
+            writer.write(data[: cut.remaining])
+            del self._cuts[direction]
+            self.drop()
+            cut.done.set()
+            return False
+        if cut is not None:
+            cut.remaining -= len(data)
+        writer.write(data)
+        try:
+            await writer.drain()
+        except OSError:  # gone; the other direction learns it from its own end
+            return False
+        return True
 
 
-def _bound(port: int) -> socket.socket:
-    sock = socket.socket()
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _directions(direction: Direction | Literal["both"]) -> frozenset[Direction]:
+    return _BOTH if direction == "both" else frozenset({direction})
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -33,17 +33,33 @@ QUICKSTART = [
 KEY_LINES = {
     "quickstart": QUICKSTART,
     "config_sync": [
-        "first life",
-        "   ready with 2 settings\n   PUT shop.vat 20\n",
-        "from its file\n   PUT shop.theme dark\n   DELETE shop.currency\n   ready with 2 settings\n",
-        "   its cursor has expired\n",
-        "   ready with 3 settings\n",
+        "   starts with currency='EUR' vat=7.0 db=Database(host='db-1', pool=5)\n",
+        "made\n   the pool is resized from 5 to 9\n",
+        "is rejected: db.pool: Input should be a valid integer, unable to parse string as an integer\n",
+        "   still in force: host='db-1' pool=9\n",
+        "   the pool is resized from 9 to 50\n   host='db-2' pool=50\n",
+        "   the pool is resized from 50 to 5\n   currency='EUR' vat=7.0 db=Database(host='db-1', pool=5)\n",
+        "   stale: True, currency='EUR' vat=7.0 db=Database(host='db-1', pool=5)\n",
+    ],
+    "asgi_config": [
+        "hello, anna\n",
+        "web.greeting = good morning\ngood morning, anna\n",
+        "web.shout = true\nGOOD MORNING, ANNA\n",
+        "web.shout = perhaps (rejected)\nGOOD MORNING, ANNA\n",
+    ],
+    "edge_node": [
+        "   ready: 2000 of 2000 updates, 100%\n   2000 routes, the bucket's\n   route.0007 leads to 10.0.0.7\n",
+        "   PUT route.0007 10.9.9.9\n",
+        "   starts with 2000 routes\n   ready after 2 updates\n   1999 routes, the bucket's\n",
+        "   repaired 1 time\n   1999 routes, the bucket's\ndone\n",
     ],
     "leader": ["each of the 3 led once, one after the other"],
     "watch_cache": [
         "the cache holds what was there\n  cache: {'user.1': 'anna', 'user.2': 'berta'}\n",
-        "  cache: {'user.2': 'bea', 'user.3': 'carla'}\n",
-        "  cache: {'user.2': 'bea 99', 'user.3': 'carla'}\ndone\n",
+        "  user.3: nobody -> carla\n",
+        "  in Rome: ['user.1', 'user.3']\n",
+        "  cache: {'user.2': 'bea', 'user.3': 'carla'}\n  in Rome: ['user.3']\n",
+        "  cache: {'user.2': 'beatrice', 'user.3': 'carla'}\ndone\n",
     ],
 }
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
-import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import nkeys  # type: ignore[import-untyped]
 import pytest
 from pydantic import SecretStr
 
 from slipstream.errors import AuthenticationError
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig, nats_connect
+from slipstream.testing._tenants import Key, Tenants, inline, seed_of
 from slipstream.testing._waiting import bounded, eventually
 from slipstream.testing.server import NatsServer
 
@@ -41,80 +38,6 @@ async def user_of(url: str, **options: Any) -> str:
         return str(json.loads(answer.data)["data"]["user"])
     finally:
         await client.close()
-
-
-@dataclass
-class Key:
-    """An nkey and the JWTs that it signs, by hand: the server reads them as those of the `nsc` tool."""
-
-    prefix: int
-    seed: bytes = field(init=False)
-    pair: Any = field(init=False)
-    public: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seed = bytes(nkeys.encode_seed(os.urandom(32), self.prefix))
-        self.pair = nkeys.from_seed(bytearray(self.seed))
-        self.public = self.pair.public_key.decode()
-
-    def sign(self, name: str, subject: str, claims: dict[str, Any]) -> str:
-        parts = [
-            {"typ": "JWT", "alg": "ed25519-nkey"},
-            {"jti": name, "iat": 1700000000, "iss": self.public, "name": name, "sub": subject, "nats": claims},
-        ]
-        text = ".".join(_unpadded(json.dumps(part).encode()) for part in parts)
-        return f"{text}.{_unpadded(self.pair.sign(text.encode()))}"
-
-
-def _unpadded(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-class Tenants:
-    """An operator with one account that has JetStream, and users of it."""
-
-    def __init__(self) -> None:
-        self.operator = Key(nkeys.PREFIX_BYTE_OPERATOR)
-        self.account = Key(nkeys.PREFIX_BYTE_ACCOUNT)
-        self.system = Key(nkeys.PREFIX_BYTE_ACCOUNT)
-
-    def config(self) -> str:
-        operator = self.operator.sign("operator", self.operator.public, {"type": "operator", "version": 2})
-        return f"""
-            operator: {operator}
-            system_account: {self.system.public}
-            resolver: MEMORY
-            resolver_preload: {{
-                {self.system.public}: {self._account(self.system, storage=0)}
-                {self.account.public}: {self._account(self.account, storage=-1)}
-            }}"""
-
-    def _account(self, key: Key, *, storage: int) -> str:
-        unlimited = dict.fromkeys(("subs", "conn", "leaf", "imports", "exports", "data", "payload"), -1)
-        jetstream = dict.fromkeys(("mem_storage", "disk_storage"), storage) | {"streams": -1, "consumer": -1}
-        limits = unlimited | jetstream | {"wildcards": True}
-        return self.operator.sign("account", key.public, {"type": "account", "version": 2, "limits": limits})
-
-    def user(self, *, of: Key | None = None) -> tuple[str, str]:
-        """The public key of a new user and the content of its `.creds` file."""
-        key = Key(nkeys.PREFIX_BYTE_USER)
-        claims = {"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}}
-        jwt = (of or self.account).sign("user", key.public, claims)
-        return key.public, (
-            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
-            "************************* IMPORTANT *************************\n"
-            "NKEY Seed printed below can be used to sign and prove identity.\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{key.seed.decode()}\n------END USER NKEY SEED------\n"
-        )
-
-
-def seed_of(creds: str) -> str:
-    (seed,) = (line for line in creds.splitlines() if line.startswith("SU"))
-    return seed
-
-
-def inline(creds: str) -> str:
-    return base64.b64encode(creds.encode()).decode()
 
 
 class TestPasswords:
@@ -300,7 +223,7 @@ class TestCreds:
         self, server: NatsServer, tenants: Tenants, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
-        _, creds = tenants.user(of=Key(nkeys.PREFIX_BYTE_ACCOUNT))
+        _, creds = tenants.user(of=Key.of_account())
         seed = seed_of(creds)
         for options in ({"creds": inline(creds)}, {"creds_file": self.written(tmp_path, creds)}):
             conn = connection(host(server), **options)

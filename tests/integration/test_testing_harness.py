@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from slipstream.errors import ConnectionFailedError
-from slipstream.testing.proxy import Direction, FaultProxy
+from slipstream.testing.proxy import Direction, FaultProxy, Side
 from slipstream.testing.server import NatsServer, ServerProcess
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -53,6 +54,42 @@ async def hang_up(*all_streams: Streams) -> None:
     for _, writer in all_streams:
         writer.close()
     await asyncio.gather(*(writer.wait_closed() for _, writer in all_streams), return_exceptions=True)
+
+
+@asynccontextmanager
+async def plain_server() -> AsyncIterator[tuple[int, asyncio.Queue[Streams]]]:
+    """A socket without a protocol: its port, and its end of each connection as it is made."""
+    accepted: asyncio.Queue[Streams] = asyncio.Queue()
+    ends: list[Streams] = []
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append((reader, writer))
+        accepted.put_nowait((reader, writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        try:
+            yield server.sockets[0].getsockname()[1], accepted
+        finally:
+            await hang_up(*ends)
+
+
+async def joined(port: int, accepted: asyncio.Queue[Streams]) -> dict[str, Streams]:
+    """Both ends of a new connection that carries data both ways."""
+    client = await asyncio.open_connection("127.0.0.1", port)
+    server = await asyncio.wait_for(accepted.get(), 5)
+    for (reader, _), (_, writer) in ((client, server), (server, client)):
+        writer.write(b"hello\n")
+        assert await asyncio.wait_for(reader.readline(), 5) == b"hello\n"
+    return {"client": client, "server": server}
+
+
+async def silent(streams: Streams) -> bool:
+    """Neither data nor an end comes."""
+    try:
+        await asyncio.wait_for(streams[0].read(1), QUIET)
+    except TimeoutError:
+        return True
+    return False
 
 
 def alive(pid: int) -> bool:
@@ -267,6 +304,79 @@ class TestFaultProxy:
         assert seen == b"PONG\r\nPONG"
         assert cut.is_set()
         await hang_up(streams, await dial(proxy.port))  # only once
+
+    @pytest.mark.parametrize("direction", ["both", "to_server", "to_client"])
+    async def test_a_freeze_holds_everything_back_and_loses_nothing(
+        self, fault_proxy: MakeProxy, direction: Direction
+    ) -> None:
+        async with plain_server() as (port, accepted):
+            proxy = await fault_proxy("127.0.0.1", port)
+            ends = await joined(proxy.port, accepted)
+            proxy.freeze(direction)
+            for receiver, way in (("client", "to_client"), ("server", "to_server")):
+                sender = "server" if receiver == "client" else "client"
+                ends[sender][1].write(b"one\n")
+                if direction in (way, "both"):
+                    assert await silent(ends[receiver])
+                else:
+                    assert await asyncio.wait_for(ends[receiver][0].readline(), 5) == b"one\n"
+            await proxy.heal()
+            for receiver, way in (("client", "to_client"), ("server", "to_server")):
+                if direction in (way, "both"):
+                    assert await asyncio.wait_for(ends[receiver][0].readline(), 5) == b"one\n"
+            await hang_up(ends["client"])
+
+    async def test_a_frozen_end_of_the_stream_comes_late(self, fault_proxy: MakeProxy) -> None:
+        async with plain_server() as (port, accepted):
+            proxy = await fault_proxy("127.0.0.1", port)
+            ends = await joined(proxy.port, accepted)
+            proxy.freeze("to_client")
+            ends["server"][1].close()
+            assert await silent(ends["client"])
+            await proxy.heal()
+            await ended(ends["client"])
+            await hang_up(ends["client"])
+
+    @pytest.mark.parametrize(("survivor", "told"), [("client", "server"), ("server", "client")])
+    async def test_half_dead_ends_one_side_and_does_not_tell_the_other(
+        self, fault_proxy: MakeProxy, survivor: Side, told: Side
+    ) -> None:
+        async with plain_server() as (port, accepted):
+            proxy = await fault_proxy("127.0.0.1", port)
+            ends = await joined(proxy.port, accepted)
+            proxy.half_dead(survivor)
+            await ended(ends[told])
+            ends[survivor][1].write(b"anyone?\n")
+            assert await silent(ends[survivor])
+            new = await joined(proxy.port, accepted)
+            await proxy.heal()
+            await ended(ends[survivor])
+            assert await silent(new["client"])
+            await hang_up(ends["client"], new["client"])
+
+    @pytest.mark.parametrize(("sender", "receiver"), [("client", "server"), ("server", "client")])
+    async def test_bandwidth_lets_only_so_much_through_and_loses_nothing(
+        self, fault_proxy: MakeProxy, sender: Side, receiver: Side
+    ) -> None:
+        sent = bytes(range(256)) * 400
+        async with plain_server() as (port, accepted):
+            proxy = await fault_proxy("127.0.0.1", port)
+            ends = await joined(proxy.port, accepted)
+            proxy.bandwidth(1000)  # all of it would take minutes
+            ends[sender][1].write(sent)
+            seen = await asyncio.wait_for(ends[receiver][0].read(65536), 5)
+            assert 0 < len(seen) < len(sent)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ends[receiver][0].readexactly(len(sent) - len(seen)), QUIET)
+            proxy.bandwidth(None)
+            seen += await asyncio.wait_for(ends[receiver][0].readexactly(len(sent) - len(seen)), 5)
+            assert seen == sent
+            await hang_up(ends["client"])
+
+    @pytest.mark.parametrize("rate", [0, -1, float("nan")])
+    def test_a_bandwidth_of_nothing_is_another_fault(self, rate: float) -> None:
+        with pytest.raises(ValueError, match="black_hole"):
+            FaultProxy("127.0.0.1", 1).bandwidth(rate)
 
     async def test_an_end_on_one_side_ends_the_other(self, proxy: FaultProxy, nats_server: NatsServer) -> None:
         streams = await dial(proxy.port)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import slipstream
-from slipstream import errors, interfaces, model
+from slipstream import coordination, errors, interfaces, model, replica
 from slipstream.errors import KvError
 from slipstream.interfaces import Connection, KvReader, KvStore, KvWatcher, KvWriter, Transaction, Watch
 from slipstream.model import VersionToken, WatchCursor
@@ -162,6 +162,20 @@ CONNECT_OPTIONS = {
     "domain": None,
 }
 
+# What `slipstream` imports when it is asked for.
+
+LAZY = {
+    *coordination.__all__,
+    *replica.__all__,
+    "JsonLinesSnapshot",
+    "KvCache",
+    "LiveConfig",
+    "NatsConnection",
+    "TypedEntry",
+    "TypedStore",
+    "TypedUpdate",
+}
+
 every_interface = pytest.mark.parametrize("interface", INTERFACES, ids=lambda kind: kind.__name__)
 every_error = pytest.mark.parametrize("name", ERRORS)
 
@@ -179,7 +193,7 @@ def test_all_is_complete() -> None:
         for name, kind in vars(model).items()
         if not name.startswith("_") and inspect.isclass(kind) and kind.__module__ == model.__name__
     }
-    expected = {*ERRORS, *values, *(kind.__name__ for kind in INTERFACES), "NatsConnection", "connect"}
+    expected = {*ERRORS, *values, *(kind.__name__ for kind in INTERFACES), *LAZY, "connect"}
     assert set(slipstream.__all__) == expected
 
 
@@ -187,6 +201,10 @@ def test_every_name_in_all_is_there() -> None:
     for name in slipstream.__all__:
         assert getattr(slipstream, name).__name__ == name
     assert slipstream.NatsConnection is NatsConnection
+
+
+def test_what_is_imported_when_asked_for_has_one_table_in_order() -> None:
+    assert list(slipstream._HOMES) == sorted(LAZY)
 
 
 def test_a_name_that_is_not_there() -> None:
@@ -197,7 +215,7 @@ def test_a_name_that_is_not_there() -> None:
 def test_nothing_else_looks_public() -> None:
     modules = {name for name, value in vars(slipstream).items() if inspect.ismodule(value)}
     public = {name for name in vars(slipstream) if not name.startswith("_")} - modules
-    assert public - {"TYPE_CHECKING", "Any"} == set(slipstream.__all__) - {"NatsConnection"}
+    assert public - {"TYPE_CHECKING", "Any", "import_module"} == set(slipstream.__all__) - LAZY
 
 
 @pytest.mark.parametrize(
@@ -213,8 +231,10 @@ def test_importing_slipstream_imports_no_backend_and_no_client() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     loaded: list[str] = ast.literal_eval(done.stdout)
     assert "slipstream.connect" in loaded
-    assert [name for name in loaded if name.startswith("slipstream.stores")] == []
-    assert [name for name in loaded if name.partition(".")[0] in {"nats", "ahocorasick", "nats_server"}] == []
+    when_asked = {".".join(home.split(".")[:2]) for home in slipstream._HOMES.values()}
+    assert [name for name in loaded if ".".join(name.split(".")[:2]) in when_asked] == []
+    foreign = {"nats", "ahocorasick", "nats_server", "rocksdict", "sqlite3"}
+    assert [name for name in loaded if name.partition(".")[0] in foreign] == []
 
 
 def test_memory_needs_no_nats_client() -> None:

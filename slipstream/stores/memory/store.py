@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from slipstream.checks import drift
 from slipstream.interfaces import KvReader, KvStore, KvWatcher, KvWriter
-from slipstream.model import StoreStatus
+from slipstream.keys import check_prefix
+from slipstream.model import StoreStatus, VersionToken
 from slipstream.stores.memory.reader import MemoryReader
 from slipstream.stores.memory.watcher import MemoryWatcher
 from slipstream.stores.memory.writer import MemoryWriter
@@ -30,6 +31,11 @@ class MemoryStore(MemoryReader, MemoryWriter, MemoryWatcher, KvStore):
             config=stream.config,
             drift=drift(self._ref.wanted, stream.config),
         )
+
+    async def versions(self, prefix: str = "") -> dict[str, VersionToken]:
+        """The versions of the keys that begin with `prefix`: what a replica compares itself with."""
+        check_prefix(prefix, store=self._ref.name)
+        return {record.key: record.version for record in (await self._ref.open()).stream.live(prefix)}
 
     def reader(self) -> KvReader:
         return MemoryReader(self._ref)

@@ -30,6 +30,7 @@ TESTED = ("2.16.",)
 INSIDES: dict[str, type] = {
     "_transport": type(None),
     "_reconnection_task": type(None),
+    "_current_server": type(None),
     "_pending": list,
     "_pending_data_size": int,
 }
@@ -37,6 +38,7 @@ INSIDES: dict[str, type] = {
 CALLS: dict[str, list[str]] = {
     "_connect_to_server": ["self", "s"],
     "_process_op_err": ["self", "e"],
+    "_process_info": ["self", "info", "initial_connection"],
     "new_inbox": ["self"],
     "close": ["self"],
 }
@@ -74,7 +76,13 @@ def changed() -> list[str]:
 
 
 class StoreClient(Client):
-    """nats-py's client, but one that lets go of lost connections."""
+    """nats-py's client, but one that lets go of lost connections and insists on TLS.
+
+    Attributes:
+        wants_certificate: the server that was tried last asks for one of the client.
+    """
+
+    wants_certificate = False
 
     async def _process_op_err(self, e: Exception) -> None:
         # nats-py waits for the lost socket to take what is buffered: for ever, where the other end only stopped
@@ -82,6 +90,19 @@ class StoreClient(Client):
         if not self.is_closed and not self.is_reconnecting:
             _let_go(self)
         await super()._process_op_err(e)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # nats-py encrypts where the server demands it. Whoever sits between could claim that it does not, and be told
+        # the password: what was asked for with tls:// or tls= is insisted on.
+        if initial_connection:
+            self.wants_certificate = bool(info.get("tls_verify"))
+            server = self._current_server
+            insists = server is not None and (server.uri.scheme == "tls" or "tls" in self.options)
+            if insists and not (info.get("tls_required") or self.options["tls_handshake_first"]):
+                if not info.get("tls_available"):
+                    raise ConnectionRefusedError("the server has no TLS: nothing was sent; without it, use nats://")
+                info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
 
     async def _connect_to_server(self, s: Srv) -> None:
         # nats-py forgets the socket of an attempt to reconnect that failed, and leaves it open.

@@ -193,11 +193,13 @@ class NatsConnection(Connection):
         session = self._session
         if self._background and session is not None and session.lane.is_connected:
             await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
-        for task in self._background:
-            task.cancel()
         for opened in self._opening | ({session} if session is not None else set()):
             await opened.aclose()
-        if self._background:
+        while (
+            self._background
+        ):  # more of them while they end: a scan that is cut off spawns the removal of its consumer
+            for task in self._background:
+                task.cancel()
             await asyncio.wait(self._background)
 
     def _wants_session(self) -> bool:

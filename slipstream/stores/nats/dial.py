@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -105,7 +106,7 @@ async def dial(
             if connected:
                 return client
             failures.append(error if isinstance(error, Exception) else ConnectionResetError("the server hung up"))
-        raise _failure(config, failures)
+        raise _failure(config, failures, wants_certificate=client.wants_certificate)
     finally:
         hopeless.cancel()
         if not connected:
@@ -133,7 +134,14 @@ def _refused(error: Exception) -> bool:
     return isinstance(error, nats.errors.AuthorizationError) or "authorization violation" in str(error).lower()
 
 
-def _failure(config: NatsConnectionConfig, failures: list[Exception]) -> KvError:
+def _hung_up(error: Exception) -> bool:
+    """The other end went away; or, in TLS, refused us: its alert may be lost with the connection."""
+    return isinstance(error, (ConnectionError, ssl.SSLError, nats.errors.UnexpectedEOF)) and not isinstance(
+        error, ssl.SSLCertVerificationError
+    )
+
+
+def _failure(config: NatsConnectionConfig, failures: list[Exception], *, wants_certificate: bool) -> KvError:
     for error in failures:
         if _refused(error):
             return AuthenticationError(
@@ -146,6 +154,10 @@ def _failure(config: NatsConnectionConfig, failures: list[Exception]) -> KvError
                 return AuthenticationError(
                     message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}"
                 )
+    if wants_certificate and failures and _hung_up(failures[-1]):
+        return AuthenticationError(
+            message=f"{config.safe_url} asks for a client certificate that it trusts: load one into the context in tls="
+        )
     if failures and not isinstance(failures[-1], TimeoutError):
         why = str(failures[-1]) or type(failures[-1]).__name__
     else:

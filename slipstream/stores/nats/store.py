@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from slipstream.interfaces import KvReader, KvStore, KvWatcher, KvWriter
-from slipstream.model import StoreStatus
+from slipstream.model import StoreStatus, VersionToken
 from slipstream.stores.nats.decode import time_from_ns
 from slipstream.stores.nats.reader import NatsReader
+from slipstream.stores.nats.scan import last_updates
 from slipstream.stores.nats.stream_config import from_stream
 from slipstream.stores.nats.watcher import NatsWatcher
 from slipstream.stores.nats.writer import NatsWriter
@@ -36,6 +37,14 @@ class NatsStore(NatsReader, NatsWriter, NatsWatcher, KvStore):
             config=from_stream(info.config),
             drift=list(bucket.drift),
         )
+
+    async def versions(self, prefix: str = "") -> dict[str, VersionToken]:
+        """The versions of the keys that begin with `prefix`, by headers alone; completeness as `scan`.
+
+        What a replica compares itself with.
+        """
+        found = await self._living(await last_updates(self._bucket, prefix, headers_only=True))
+        return {update.key: update.version for update in found}
 
     def reader(self) -> KvReader:
         return NatsReader(self._bucket)
