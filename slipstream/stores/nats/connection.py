@@ -195,9 +195,8 @@ class NatsConnection(Connection):
             await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
         for opened in self._opening | ({session} if session is not None else set()):
             await opened.aclose()
-        while (
-            self._background
-        ):  # more of them while they end: a scan that is cut off spawns the removal of its consumer
+        # There may be more by now: a scan that is cut off spawns the removal of its consumer.
+        while self._background:
             for task in self._background:
                 task.cancel()
             await asyncio.wait(self._background)
