@@ -23,7 +23,18 @@ from slipstream.stores.nats import client as nats_client
 from slipstream.stores.nats import session as nats_session
 from slipstream.stores.nats.client import LaneTransport, changed
 from slipstream.stores.nats.data_lane import DataLane
-from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Frame, Lane, NoResponders, TooLarge, read_frame
+from slipstream.stores.nats.decode import NO_HEADERS, Headers
+from slipstream.stores.nats.lane import (
+    Closed,
+    Denied,
+    Disconnected,
+    Frame,
+    Lane,
+    NoResponders,
+    Pending,
+    TooLarge,
+    read_frame,
+)
 from slipstream.stores.nats.slow_lane import SlowLane
 from slipstream.stores.nats.wire import WireReader
 from slipstream.testing._waiting import bounded, eventually
@@ -366,6 +377,29 @@ async def test_a_server_that_speaks_nonsense_is_left() -> None:
 
 
 # What is sent.
+
+
+async def test_a_key_that_comes_twice_is_written_again_when_the_first_write_is_done(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connection(nats_url) as conn:
+        store = await conn.store("twice")
+        lane = data_lane_of(conn)
+        posted: dict[str, list[Pending]] = {}
+        post = lane.post
+
+        def spy(subject: str, payload: bytes = b"", headers: Headers = NO_HEADERS) -> Pending:
+            assert all(earlier.peek() is not None for earlier in posted.get(subject, [])), "it is still under way"
+            posted.setdefault(subject, []).append(request := post(subject, payload, headers))
+            return request
+
+        monkeypatch.setattr(lane, "post", spy)
+        versions = await store.put_many([("a", b"1"), ("b", b"1"), ("a", b"2"), ("a", b"3")])
+        assert len(posted["$KV.twice.a"]) == 3
+        assert [version.as_u64() for version in versions] == [1, 2, 3, 4]
+        entry = await store.get("a")
+        assert entry is not None
+        assert entry.value == b"3"
 
 
 async def test_what_is_written_in_one_turn_leaves_in_one_write(nats_url: str) -> None:

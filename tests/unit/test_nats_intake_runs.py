@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.model import KvUpdate, Operation, WatchCursor
@@ -38,6 +38,7 @@ def delivery(revision: int, sequence: int, head: str, data: bytes, key: str, pen
 def conversations(draw: st.DrawFn) -> list[Frame]:
     frames: list[Frame] = []
     revision, sequence = draw(st.integers(0, 3)), 0
+    calm = draw(st.booleans())  # long runs come only where nearly everything is ordinary
     for _ in range(draw(st.integers(0, 15))):
         if draw(st.integers(0, 9)) == 0:
             stalled = draw(st.booleans())
@@ -47,9 +48,9 @@ def conversations(draw: st.DrawFn) -> list[Frame]:
             continue
         revision += draw(st.sampled_from([1, 1, 1, 1, 2, 5, 0]))
         sequence += draw(st.sampled_from([1] * 12 + [2]))
-        form = draw(st.sampled_from(["short"] * 8 + ["long", "again", "odd", "none"]))
-        head = draw(st.sampled_from(["none", "id", "id", *HEADS]))
-        data = draw(st.sampled_from([b"value", b"value", b""]))
+        form = "short" if calm else draw(st.sampled_from(["short"] * 8 + ["long", "again", "odd", "none"]))
+        head = "id" if calm else draw(st.sampled_from(["none", "id", "id", *HEADS]))
+        data = b"value" if calm else draw(st.sampled_from([b"value", b"value", b""]))
         pending = draw(st.sampled_from(["0", "5", "x", "18446744073709551616"]) if form == "odd" else st.just("3"))
         key = draw(st.sampled_from(["k", "l", "unwanted"]))
         frames.append(delivery(revision, sequence, head, data, key, pending, form))
@@ -81,6 +82,7 @@ def outcome(intake: Intake, queue: list[KvUpdate]) -> list[Any]:
     return [queued, due, [*intake.settle()], intake.handed_out, *state]
 
 
+@settings(max_examples=500)
 @given(conversations(), st.none() | st.integers(0, 3), st.booleans(), st.booleans(), st.booleans(), st.integers(1, 6))
 def test_runs_make_no_difference(
     frames: list[Frame], cursor: int | None, evicts: bool, headers_only: bool, proven: bool, together: int

@@ -140,6 +140,7 @@ class TtlContract(BackendContract):
             lambda: store.get("k"),
             store.keys,
             lambda: store.get_many(["k"]),
+            lambda: store.get_many(["k", "never"]),  # several are read in another way than one
             store.scan,
             lambda: store.entry("k"),
         ]
