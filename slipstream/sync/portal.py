@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -21,6 +21,8 @@ _CLOSING_SECONDS = 3.0
 """How long the connections that are open at the end of the program may take to remove their consumers."""
 _EXIT_SECONDS = 5.0
 """How long the end of the interpreter waits for all of that."""
+_WAIT_SECONDS = 0.5
+"""How long a Ctrl-C may go unseen."""
 
 
 class Back(Protocol):
@@ -53,6 +55,8 @@ class Portal:
         """
         future = self._submit(work)
         try:
+            while not _ended(future):
+                continue
             return future.result()
         except BaseException as error:
             future.cancel()
@@ -80,7 +84,7 @@ class Portal:
         future = self._submit(start(back))
         future.add_done_callback(lambda _: jobs.put(None))
         try:
-            while (job := jobs.get()) is not None:
+            while (job := _next_of(jobs)) is not None:
                 job()
             return future.result()
         except BaseException as error:
@@ -145,6 +149,25 @@ class Portal:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await asyncio.gather(*(shutdown() for shutdown in self._open), return_exceptions=True)
+
+
+def _ended(future: Future[Any]) -> bool:
+    """Wait a moment for its end.
+
+    Only a moment: a Ctrl-C that arrives between Python's look for it and the wait of the operating system interrupts
+    nothing, and is seen when the wait is over.
+    """
+    try:
+        future.exception(_WAIT_SECONDS)
+    except TimeoutError:
+        return future.done()
+    return True
+
+
+def _next_of(jobs: SimpleQueue[Callable[[], None] | None]) -> Callable[[], None] | None:
+    while True:
+        with suppress(Empty):
+            return jobs.get(timeout=_WAIT_SECONDS)  # as in `_ended`
 
 
 async def read(what: Callable[[], T]) -> T:
