@@ -31,6 +31,7 @@ INSIDES: dict[str, type] = {
     "_transport": type(None),
     "_reconnection_task": type(None),
     "_current_server": type(None),
+    "_server_pool": list,
     "_pending": list,
     "_pending_data_size": int,
 }
@@ -96,13 +97,19 @@ class StoreClient(Client):
         # the password: what was asked for with tls:// or tls= is insisted on.
         if initial_connection:
             self.wants_certificate = bool(info.get("tls_verify"))
-            server = self._current_server
-            insists = server is not None and (server.uri.scheme == "tls" or "tls" in self.options)
-            if insists and not (info.get("tls_required") or self.options["tls_handshake_first"]):
+            if self._insists_on_tls() and not (info.get("tls_required") or self.options["tls_handshake_first"]):
                 if not info.get("tls_available"):
                     raise ConnectionRefusedError("the server has no TLS: nothing was sent; without it, use nats://")
                 info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+
+    def _insists_on_tls(self) -> bool:
+        server = self._current_server
+        if "tls" in self.options or server is None:
+            return "tls" in self.options
+        # A server that another one told of has no scheme that anybody chose.
+        trusted = self._server_pool if server.discovered else [server]
+        return any(one.uri.scheme == "tls" for one in trusted)
 
     async def _connect_to_server(self, s: Srv) -> None:
         # nats-py forgets the socket of an attempt to reconnect that failed, and leaves it open.
