@@ -185,11 +185,13 @@ class TestSemaphore:
     async def test_it_is_fair(self, store: KvStore) -> None:
         holders = [await Semaphore(store, "gate", 2, ttl=30).acquire() for _ in range(2)]
         order: list[int] = []
+        first_is_in = asyncio.Event()
 
         async def one(number: int) -> None:
             async with Semaphore(store, "gate", 2, ttl=30):
                 order.append(number)
                 if number == 0:
+                    first_is_in.set()
                     await asyncio.Event().wait()  # so that the others have one permit between them
 
         async with bounded(), asyncio.TaskGroup() as group:
@@ -197,8 +199,9 @@ class TestSemaphore:
             for number in range(4):
                 tasks.append(group.create_task(one(number)))
                 await tickets(store, "gate.permits.", number + 3)
-            for holder in holders:
-                await holder.release()
+            await holders[0].release()
+            await first_is_in.wait()  # with two permits free at once, either of the first two may notice first
+            await holders[1].release()
             await asyncio.gather(*tasks[1:])
             tasks[0].cancel()
         assert order == [0, 1, 2, 3]
