@@ -148,9 +148,14 @@ class NatsCluster:
 
         return await self._until(find, f"bucket {bucket!r} has no leader that its replicas follow")
 
-    async def leader(self, bucket: str) -> ClusterNode:
-        """The leader of `placement`."""
-        return (await self.placement(bucket)).leader
+    async def leader(self, bucket: str, *, other_than: ClusterNode | None = None) -> ClusterNode:
+        """The leader of `placement`; with `other_than`, once this node is it no more. Raises: TimeoutError."""
+
+        async def find() -> ClusterNode | None:
+            led = await self._led(bucket)
+            return None if led is None or led[0] is other_than else led[0]
+
+        return await self._until(find, f"bucket {bucket!r} has no such leader that its replicas follow")
 
     async def in_sync(self, bucket: str) -> None:
         """Return once every copy of the bucket has all of it, as its leader sees it. Raises: TimeoutError."""

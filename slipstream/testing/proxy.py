@@ -186,10 +186,18 @@ class FaultProxy:
 
     async def _listen(self, sock: socket.socket) -> None:
         try:
-            self._server = await asyncio.start_server(self._accept, sock=sock)
+            # Served in a second step: it is there that a cancellation arrives, and by then the server owns the socket.
+            # A listening socket that is just closed stays in the loop's selector, where its number is soon another's.
+            server = await asyncio.start_server(self._accept, sock=sock, start_serving=False)
         except BaseException:
             sock.close()
             raise
+        try:
+            await server.start_serving()
+        except BaseException:
+            server.close()
+            raise
+        self._server = server
         self._port = port_of(sock)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

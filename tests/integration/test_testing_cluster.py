@@ -174,9 +174,7 @@ class TestPartitions:
     ) -> None:
         isolated = await cluster.leader(bucket)
         cluster.isolate(isolated)
-        async with asyncio.timeout(40):
-            while (new := await cluster.leader(bucket)) is isolated:
-                continue  # still the leader of them all
+        new = await cluster.leader(bucket, other_than=isolated)
         await put(new, bucket)
         await cluster.heal()
         await cluster.ready()
