@@ -84,6 +84,9 @@ class Operations:
             self.kinds |= {"transaction": self._transact, "atomically": lambda: store.atomically(self._increment)}
         if connection.capabilities.fencing:
             self.kinds["fenced put"] = self._put_fenced
+        # What makes no consumer, whose removal goes on in the background until the server has answered.
+        listing = ("keys", "scan", "history", "watch", "wait_hydrated", "purge_deletes")
+        self.one_answer = [kind for kind in self.kinds if not any(word in kind for word in listing)]
 
     def _key(self) -> str:
         return self._chance.choice(KEYS)
@@ -217,7 +220,7 @@ class Left:
 
     async def settled(self) -> None:
         """Remember what there is now."""
-        self._tasks = asyncio.all_tasks()
+        self.tasks = asyncio.all_tasks()
         self._futures = len(_pending_futures())
         self._interests = await asyncio.to_thread(self._subscribed)
 
@@ -226,7 +229,7 @@ class Left:
         seen: dict[str, object] = {}
 
         async def reached() -> bool:
-            seen["tasks"] = asyncio.all_tasks() - self._tasks - {asyncio.current_task()}
+            seen["tasks"] = asyncio.all_tasks() - self.tasks - {asyncio.current_task()}
             seen["pending requests"] = _pending_requests(self._connection)
             seen["listeners"] = _lane(self._connection)._listeners
             seen["background"] = self._connection._background
@@ -332,6 +335,34 @@ async def test_a_storm_of_cancels_leaves_nothing_behind(server: NatsServer, raw:
             scanned = {entry.key: (entry.revision, entry.value) for entry in await store.scan()}
         assert scanned == {key: found for key, found in (await raw.contents(NAME)).items() if found[1]}
     assert _open_files() == files
+
+
+@pytest.mark.parametrize("lane", ["data", "slow"])
+async def test_what_is_cancelled_while_the_server_stands_still_waits_for_no_answer(
+    server: NatsServer, raw: Raw, lane: str
+) -> None:
+    """Where an answer comes, it takes the request out of the books by itself. Here none does."""
+    chance = random.Random(4)
+    async with NatsConnection(config_of(server, lane)) as connection:
+        store = await connection.store(NAME)
+        await store.put("fixed", b"value")
+        operations = Operations(connection, store, chance)
+        storm = Storm({kind: operations.kinds[kind] for kind in operations.one_answer}, chance)
+        await storm.rage(100)
+        left = Left(connection, monitor_of(server))
+        await left.settled()
+        server.pause()
+        try:
+            await storm.rage(500)
+            assert not _pending_requests(connection)
+            assert not asyncio.all_tasks() - left.tasks
+        finally:
+            server.resume()
+        await left.no_more()
+        async with bounded():
+            version = await store.put("k.0", b"after")
+        last = await raw.last(NAME, "k.0")
+        assert last == (version.as_u64(), b"after")
 
 
 @pytest.mark.parametrize("lane", ["data", "slow"])
