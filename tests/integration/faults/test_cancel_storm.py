@@ -16,150 +16,30 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from slipstream.errors import ConflictError, StoreNotFoundError
-from slipstream.interfaces import KvStore, Transaction
-from slipstream.model import VersionToken, WatchCursor
+from slipstream.errors import ConflictError
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig
 from slipstream.stores.nats.data_lane import DataLane
 from slipstream.stores.nats.slow_lane import SlowLane
 from slipstream.testing._raw import Raw, raw_client
 from slipstream.testing._waiting import LIMIT, bounded, eventually, ticks
 from slipstream.testing.server import NatsServer
+from tests.integration.faults.operations import KEYS, Operations, Work
 
 AT_ONCE = 16
 TURNS = 60
 """Of the event loop, at most, before a cancel: past all that an operation does before it first waits."""
 DELAYS = (0.0002, 0.002, 0.02)
 """Seconds, mean: an answer under way, several, and whatever has begun to wait for good."""
-KEYS = [f"k.{number}" for number in range(40)]
 NAME = "storm"
 
-Work = Callable[[], Awaitable[object]]
-
-
-class Operations:
-    """Every kind of operation, each as often as one likes. Conflicts with each other are no failures."""
-
-    def __init__(self, connection: NatsConnection, store: KvStore, chance: random.Random) -> None:
-        self._connection = connection
-        self._store = store
-        self._chance = chance
-        self.kinds: dict[str, Work] = {
-            "get": lambda: store.get(self._key()),
-            "entry": lambda: store.entry(self._key()),
-            "get of a version to come": lambda: store.get("fixed", min_version=VersionToken.from_u64(10**9)),
-            "get_many": lambda: store.get_many(KEYS),
-            "keys": lambda: store.keys("k."),
-            "scan": lambda: store.scan("k."),
-            "iter_scan": self._iter_scan,
-            "iter_scan left early": self._iter_scan_left_early,
-            "history": lambda: store.history(self._key()),
-            "revision": lambda: store.revision("fixed", VersionToken.from_u64(1)),
-            "put": lambda: store.put(self._key(), b"put"),
-            "put_many": lambda: store.put_many([(key, b"put_many") for key in KEYS]),
-            "create": lambda: store.create(self._key(), b"create"),
-            "update": self._update,
-            "delete": lambda: store.delete(self._key()),
-            "purge": lambda: store.purge(self._key()),
-            "purge_deletes": lambda: store.purge_deletes(),
-            "status": lambda: store.status(),
-            "store": lambda: connection.store(store.name),
-            "stores": lambda: connection.stores(),
-            "a store made and deleted": self._make_and_delete_store,
-            "watch entered and left": self._enter_watch,
-            "watch read": self._read_watch,
-            "watch of prefixes after a cursor": self._resume_watch,
-            "watch in batches": self._read_batches,
-            "wait_hydrated": self._wait_hydrated,
-            "watch left": self._leave_watch,
-        }
-        if connection.capabilities.transactions:
-            self.kinds |= {"transaction": self._transact, "atomically": lambda: store.atomically(self._increment)}
-        if connection.capabilities.fencing:
-            self.kinds["fenced put"] = self._put_fenced
-        # What makes no consumer, whose removal goes on in the background until the server has answered.
-        listing = ("keys", "scan", "history", "watch", "wait_hydrated", "purge_deletes")
-        self.one_answer = [kind for kind in self.kinds if not any(word in kind for word in listing)]
-
-    def _key(self) -> str:
-        return self._chance.choice(KEYS)
-
-    async def _iter_scan(self) -> None:
-        async with aclosing(_generator(self._store)) as entries:
-            async for _ in entries:
-                await asyncio.sleep(0)
-
-    async def _iter_scan_left_early(self) -> None:
-        async with aclosing(_generator(self._store)) as entries:
-            async for _ in entries:
-                return
-
-    async def _update(self) -> None:
-        key = self._key()
-        entry = await self._store.entry(key)
-        if entry is not None:
-            await self._store.update(key, b"update", entry.version)
-
-    async def _make_and_delete_store(self) -> None:
-        name = f"{NAME}-{self._chance.randrange(3)}"
-        with suppress(StoreNotFoundError):  # deleted by another one meanwhile
-            await self._connection.store(name)
-            await self._connection.delete_store(name)
-
-    async def _enter_watch(self) -> None:
-        async with self._store.watch():
-            pass
-
-    async def _read_watch(self) -> None:
-        async with self._store.watch() as watch:
-            async for _ in watch:
-                await asyncio.sleep(0)
-
-    async def _resume_watch(self) -> None:
-        cursor = WatchCursor.from_u64((await self._store.status()).last_revision)
-        async with self._store.watch(["k.1", "k.2", "k.30"], cursor=cursor) as watch:
-            async for _ in watch:
-                pass
-
-    async def _read_batches(self) -> None:
-        async with self._store.watch("k.") as watch:
-            async for _ in watch.batches(max_items=5, max_wait=0.001):
-                pass
-
-    async def _wait_hydrated(self) -> None:
-        async with self._store.watch(self._chance.choice(["", "nothing."])) as watch:
-            await watch.wait_hydrated()
-
-    async def _leave_watch(self) -> None:
-        async with self._store.watch() as watch:
-            await anext(watch)
-            await watch.aclose()
-
-    async def _transact(self) -> None:
-        async with self._store.transaction() as txn:
-            await self._increment(txn)
-
-    async def _increment(self, txn: Transaction) -> None:
-        first, second = self._chance.sample(KEYS, 2)
-        await txn.get(first)
-        txn.put(first, b"transaction")
-        txn.put(second, b"transaction")
-
-    async def _put_fenced(self) -> None:
-        fence = await self._store.entry("fixed")
-        assert fence is not None
-        await self._store.fenced("fixed", fence.version).put(self._key(), b"fenced")
-
-
-def _generator(store: KvStore) -> Any:
-    return store.iter_scan("k.")
+Found = dict[str, object]
 
 
 class Storm:
@@ -220,33 +100,52 @@ class Left:
 
     async def settled(self) -> None:
         """Remember what there is now."""
-        self.tasks = asyncio.all_tasks()
+        self.tasks = _others()
         self._futures = len(_pending_futures())
         self._interests = await asyncio.to_thread(self._subscribed)
 
     async def no_more(self) -> None:
         """Return once there is no more than then."""
-        seen: dict[str, object] = {}
 
-        async def reached() -> bool:
-            seen["tasks"] = asyncio.all_tasks() - self.tasks - {asyncio.current_task()}
-            seen["pending requests"] = _pending_requests(self._connection)
-            seen["listeners"] = _lane(self._connection)._listeners
-            seen["background"] = self._connection._background
-            seen["subscriptions"] = await asyncio.to_thread(self._subscribed) - self._interests
-            seen["futures"] = max(0, len(_pending_futures()) - self._futures)
-            return not any(seen.values())
+        async def look() -> Found:
+            return {
+                "tasks": _others() - self.tasks,
+                "pending requests": _pending_requests(self._connection),
+                "listeners": _lane(self._connection)._listeners,
+                "background": self._connection._background,
+                "subscriptions": await asyncio.to_thread(self._subscribed) - self._interests,
+                "futures": max(0, len(_pending_futures()) - self._futures),
+            }
 
-        try:
-            await eventually(reached)
-        except TimeoutError:
-            pytest.fail(f"left behind: { {what: found for what, found in seen.items() if found} }")
+        await nothing_left(look)
 
     def _subscribed(self) -> Counter[str]:
-        with urllib.request.urlopen(f"{self._monitor}/connz?subs=1", timeout=LIMIT) as answer:
-            connections = json.load(answer)["connections"]
-        (ours,) = (each for each in connections if each.get("name") == NAME)
+        (ours,) = _connected(self._monitor)
         return Counter(ours.get("subscriptions_list") or ())
+
+
+async def nothing_left(look: Callable[[], Awaitable[Found]]) -> None:
+    """Return once there is nothing to be found; else fail with what there is."""
+    found: Found = {}
+
+    async def is_so() -> bool:
+        found.update(await look())
+        return not any(found.values())
+
+    try:
+        await eventually(is_so)
+    except TimeoutError:
+        pytest.fail(f"left behind: { {what: left for what, left in found.items() if left} }")
+
+
+def _connected(monitor: str) -> list[dict[str, Any]]:
+    """The connections of ours, as the server has them."""
+    with urllib.request.urlopen(f"{monitor}/connz?subs=1", timeout=LIMIT) as answer:
+        return [each for each in json.load(answer)["connections"] if each.get("name") == NAME]
+
+
+def _others() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 def _lane(connection: NatsConnection) -> DataLane | SlowLane:
@@ -355,7 +254,7 @@ async def test_what_is_cancelled_while_the_server_stands_still_waits_for_no_answ
         try:
             await storm.rage(500)
             assert not _pending_requests(connection)
-            assert not asyncio.all_tasks() - left.tasks
+            assert not _others() - left.tasks
         finally:
             server.resume()
         await left.no_more()
@@ -366,7 +265,7 @@ async def test_what_is_cancelled_while_the_server_stands_still_waits_for_no_answ
 
 
 @pytest.mark.parametrize("lane", ["data", "slow"])
-async def test_connections_that_are_cancelled_leave_nothing_behind(server: NatsServer, raw: Raw, lane: str) -> None:
+async def test_connections_that_are_cancelled_leave_nothing_behind(server: NatsServer, lane: str) -> None:
     async def connect_and_leave() -> None:
         async with NatsConnection(config_of(server, lane)) as connection:
             await connection.stores()
@@ -383,14 +282,15 @@ async def test_connections_that_are_cancelled_leave_nothing_behind(server: NatsS
 
     storm = Storm({"connect": connect_and_leave, "shutdown": shut_down_twice}, random.Random(4))
     await storm.rage(10)
-    tasks, files = asyncio.all_tasks(), _open_files()
+    tasks, files = _others(), _open_files()
     await storm.rage(300, at_once=4)
 
-    async def nothing_left() -> bool:
-        answer = await asyncio.to_thread(urllib.request.urlopen, f"{monitor_of(server)}/connz", timeout=LIMIT)
-        with answer:
-            connected = [each for each in json.load(answer)["connections"] if each.get("name") == NAME]
-        return not connected and asyncio.all_tasks() <= tasks and _open_files() <= files
+    async def look() -> Found:
+        return {
+            "connections": await asyncio.to_thread(_connected, monitor_of(server)),
+            "tasks": _others() - tasks,
+            "files": max(0, _open_files() - files),
+        }
 
-    await eventually(nothing_left)
+    await nothing_left(look)
     assert set(storm.cancelled) == {"connect", "shutdown"}
