@@ -9,7 +9,6 @@ import logging
 from nats.aio.client import Client
 
 from slipstream.errors import NotConnectedError
-from slipstream.stores.nats.cleanup import uninterrupted
 from slipstream.stores.nats.client import LaneClient, StoreClient, changed, hang_up
 from slipstream.stores.nats.config import NatsConnectionConfig, redact_url
 from slipstream.stores.nats.data_lane import DataLane
@@ -89,7 +88,7 @@ class Session:
         try:
             await self.lane.open()
         except BaseException:
-            await uninterrupted(self.aclose())
+            await self.aclose()
             raise
 
     @property
