@@ -16,10 +16,8 @@ PROMISES, _, TESTS = PAGE.partition("## Which test holds what")
 
 def held(table: str) -> dict[str, list[str]]:
     """For each code the tests that it stands for."""
-    return {
-        code: re.findall(r"`([^`]+)`", cell)
-        for code, cell in re.findall(r"^\| ([A-Z]\d+) \| (.*) \|$", table, re.MULTILINE)
-    }
+    rows = re.findall(r"^\| ([A-Z]\d+) \| (.*) \|$", table, re.MULTILINE)
+    return {code: re.findall(r"`([^`]+)`", cell) for code, cell in rows}
 
 
 def used(text: str) -> set[str]:
