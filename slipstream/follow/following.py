@@ -33,7 +33,10 @@ OpenStore = Callable[[], Awaitable[KvWatcher]]
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _PROGRESS_SECONDS = 0.1
-"""How often a wait looks at the cursor: its progress while the prefix is quiet is announced by no event."""
+"""How often a wait for a revision looks at the cursor: nothing tells of its progress while the prefix is quiet.
+
+`Watch.cursor` moves with the server's signs of life then, and hands out no update that one could wait for.
+"""
 _SAVE_SECONDS = 60.0
 
 
@@ -138,18 +141,26 @@ class Following:
         revision = version.as_u64()
         if revision is None:
             raise ValueError(f"version {version} is no revision to wait for: take the one that a write returned")
-        await self._until(lambda: (self.cursor.revision or 0) >= revision, what=f"revision {revision}", timeout=timeout)
+        await self._until(
+            lambda: (self.cursor.revision or 0) >= revision,
+            what=f"revision {revision}",
+            timeout=timeout,
+            look_every=_PROGRESS_SECONDS,
+        )
 
     async def wait_current(self, *, timeout: float) -> None:
         """Return once `current`. Raises: OperationTimeoutError; what ended the following."""
         await self._until(lambda: self._current, what="the current state", timeout=timeout)
 
-    async def _until(self, reached: Callable[[], bool], *, what: str, timeout: float) -> None:
+    async def _until(
+        self, reached: Callable[[], bool], *, what: str, timeout: float, look_every: float | None = None
+    ) -> None:
+        """Return once it is reached: looked at whenever something was told, and every so many seconds besides."""
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
                 while not reached():
-                    await self._move()
+                    await self._move(look_every)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -163,15 +174,15 @@ class Following:
             raise self._outage
         return self._current
 
-    async def _move(self) -> None:
-        """Return when something may have changed. Raises what ended the following."""
+    async def _move(self, look_every: float | None) -> None:
+        """Return when something was told, or the time is up. Raises what ended the following."""
         if self._task is None or self._task.done():
             if self.failure is not None:
                 raise self.failure
             raise RuntimeError("it is not running: enter it first, and use it inside the block")
         moved = self._moved
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PROGRESS_SECONDS):
+            async with asyncio.timeout(look_every):
                 await moved.wait()
 
     def _tell(self) -> None:

@@ -139,6 +139,24 @@ async def test_a_write_elsewhere_in_the_bucket_arrives_too(store: KvStore) -> No
         assert dict(cache) == {"user.1": b"a"}
 
 
+async def test_waiting_needs_no_looking_where_something_tells(
+    store: KvStore, connection: Connection, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_PROGRESS_SECONDS", 3600)
+    async with bounded(), KvCache(store, "user.") as cache:
+        await cache.wait_for(await store.put("user.1", b"a"))
+        await connection.delete_store(bucket)
+
+        async def noticed() -> bool:
+            return cache.stale
+
+        await eventually(noticed)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(cache.wait_current())
+            await connection.store(bucket)
+        assert not cache
+
+
 async def test_a_write_that_never_arrives(store: KvStore) -> None:
     async with KvCache(store, "user.", timeout=0.3) as cache:
         with pytest.raises(OperationTimeoutError, match="revision 999 has not arrived"):

@@ -210,7 +210,8 @@ class TestConnections:
             async with Lease(far, "leader", ttl=6) as lease:
                 ticket = (await store.keys("leader.queue."))[0]
                 proxy.black_hole(direction)  # type: ignore[arg-type]
-                # Long enough for a renewal whose answer never comes.
+                # The passing of time is the fault: a renewal, every third of the ttl, goes unanswered meanwhile. There
+                # is no event to wait for, since it is one of nothing: most ways the renewal itself never arrives.
                 await asyncio.sleep(2.5)
                 await proxy.heal()
                 async with store.watch(ticket) as watch, asyncio.timeout(10):

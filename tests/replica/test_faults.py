@@ -34,10 +34,28 @@ async def write_some(store: KvStore, count: int) -> None:
             await store.put(key, b"%d" % random.randrange(1000))
 
 
+class Written:
+    """Counts the writes that somebody else does."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Event()
+
+    def one(self) -> None:
+        self._one.set()
+
+    async def more(self, count: int = 30) -> None:
+        """Return once so many more have been done."""
+        async with asyncio.timeout(3 * LIMIT):
+            for _ in range(count):
+                self._one.clear()
+                await self._one.wait()
+
+
 @asynccontextmanager
-async def writing(store: KvStore) -> AsyncIterator[None]:
+async def writing(store: KvStore) -> AsyncIterator[Written]:
     """Write beside the block; what the server does not take is left out."""
     leaving = False
+    written = Written()
 
     async def write_on() -> None:
         while not leaving:
@@ -45,10 +63,12 @@ async def writing(store: KvStore) -> AsyncIterator[None]:
                 await write_some(store, 1)
             except KvError:
                 await asyncio.sleep(0.01)
+            else:
+                written.one()
 
     task = asyncio.create_task(write_on())
     try:
-        yield
+        yield written
     finally:
         leaving = True
         async with asyncio.timeout(3 * LIMIT):
@@ -99,9 +119,9 @@ async def test_a_server_that_is_restarted(nats_server: NatsServer, how: str) -> 
         snapshot = MemorySnapshot()
         async with Replica(store, snapshot=snapshot, audit_interval=None) as replica:
             await replica.ready(timeout=LIMIT)
-            async with writing(store):
+            async with writing(store) as written:
                 for _ in range(3):
-                    await asyncio.sleep(0.1)
+                    await written.more()
                     if how == "restart":
                         await nats_server.restart()
                     else:
@@ -124,9 +144,9 @@ async def test_connections_that_are_cut(nats_server: NatsServer, fault_proxy: Ma
         other = await direct.store("config")
         async with Replica(store, audit_interval=None) as replica:
             await replica.ready(timeout=LIMIT)
-            async with writing(other):
+            async with writing(other) as written:
                 for _ in range(3):
-                    await asyncio.sleep(0.1)
+                    await written.more()
                     proxy.drop()
             async with asyncio.timeout(3 * LIMIT):
                 await level(replica, other)

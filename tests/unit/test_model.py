@@ -6,13 +6,15 @@ import copy
 import dataclasses
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from types import FunctionType
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from slipstream import model
 from slipstream.model import (
     ConnectionCapabilities,
     Drift,
@@ -443,3 +445,18 @@ class TestStatus:
         assert value == pickle.loads(pickle.dumps(value)) == copy.copy(value)
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, dataclasses.fields(value)[0].name, None)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in model.__all__ if isinstance(getattr(model, name), type | FunctionType)]
+)
+def test_pickles_do_not_name_the_module_that_a_value_is_written_in(name: str) -> None:
+    named = getattr(model, name)
+    assert named.__module__ == "slipstream.model"
+    assert pickle.loads(pickle.dumps(named)) is named
+    get_type_hints(named)  # raises for a name that this module lacks
+
+
+def test_a_pickle_from_before_the_model_was_a_package_is_read() -> None:
+    entry = b"cslipstream.model\nnew_entry\n(Vk\nc_codecs\nencode\n(Vv\nVlatin1\ntRI5\nNtR."
+    assert pickle.loads(entry) == KvEntry(key="k", value=b"v", version=VersionToken.from_u64(5))

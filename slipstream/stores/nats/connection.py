@@ -21,6 +21,7 @@ from slipstream.model import ConnectionCapabilities, StoreConfig
 from slipstream.stores.nats.abilities import abilities
 from slipstream.stores.nats.api import JetStreamApi, StreamInfo
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, largest_value, settle
+from slipstream.stores.nats.cleanup import uninterrupted
 from slipstream.stores.nats.config import NatsConnectionConfig
 from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
 from slipstream.stores.nats.features import MINIMUM, ServerFeatures
@@ -83,7 +84,7 @@ class NatsConnection(Connection):
         finally:
             self._opening.discard(opened)
             if superfluous is not None:
-                await superfluous.aclose()
+                await uninterrupted(superfluous.aclose())
         self._open_session()  # raises if it was shut down meanwhile
 
     async def shutdown(self) -> None:

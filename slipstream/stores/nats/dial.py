@@ -14,6 +14,7 @@ import nats.errors
 from nats.aio.client import Client, Server
 
 from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, UnsupportedError
+from slipstream.stores.nats.cleanup import uninterrupted
 from slipstream.stores.nats.client import StoreClient, hang_up
 from slipstream.stores.nats.config import NatsConnectionConfig, auth_options
 
@@ -110,7 +111,7 @@ async def dial(
     finally:
         hopeless.cancel()
         if not connected:
-            await _abandon(client, attempt)
+            await uninterrupted(_abandon(client, attempt))
 
 
 async def _abandon(client: Client, attempt: asyncio.Task[None]) -> None:
