@@ -124,7 +124,27 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def follow_and_be_killed(*arguments: str) -> int:
+class Followed:
+    """How far the process says that it has come; keeps who writes from overwriting all that could be checked."""
+
+    AHEAD = len(KEYS) // 2
+
+    def __init__(self) -> None:
+        self.revision: int | None = None
+        self._moved = asyncio.Event()
+
+    def note(self, revision: int) -> None:
+        self.revision = revision
+        self._moved.set()
+
+    async def near(self, revision: int) -> None:
+        """Return once this is not too far ahead. Before it has said anything, nothing is."""
+        while self.revision is not None and revision > self.revision + self.AHEAD:
+            self._moved.clear()
+            await self._moved.wait()
+
+
+async def follow_and_be_killed(followed: Followed, *arguments: str) -> int:
     """Let a process follow for a while; the last revision that it said."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CHILD, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -138,22 +158,25 @@ async def follow_and_be_killed(*arguments: str) -> int:
                 line = await process.stdout.readline()
                 assert line, (await process.stderr.read()).decode()
                 said = int(line)
+                followed.note(said)
     finally:
         process.kill()
         rest, _ = await process.communicate()
     return max([said, *map(int, rest.split())])
 
 
-async def write_on(store: KvStore) -> None:
+async def write_on(store: KvStore, followed: Followed) -> None:
     """Write for as long as somebody follows, values of some size; what was deleted goes without a trace at times."""
+    written = 0
     while True:
+        await followed.near(written)
         key = random.choice(KEYS)
         if random.random() < 0.02:
             await store.purge_deletes()
         elif random.random() < 0.3:
             await store.delete(key)
         else:
-            await store.put(key, random.randbytes(random.choice([10, 5000])))
+            written = (await store.put(key, random.randbytes(random.choice([10, 5000])))).as_u64() or 0
 
 
 @asynccontextmanager
@@ -187,8 +210,9 @@ async def test_a_process_that_is_killed_leaves_what_its_cursor_names(
             await store.put_many(dict.fromkeys(KEYS, b"1"))
             reached = checked = 0
             for _ in range(5):
-                async with background(write_on(store)):
-                    said = await follow_and_be_killed(nats_url, store.name, kind.__name__, str(tmp_path))
+                followed = Followed()
+                async with background(write_on(store, followed)):
+                    said = await follow_and_be_killed(followed, nats_url, store.name, kind.__name__, str(tmp_path))
                 async with opened(kind, tmp_path) as (snapshot, cursor):
                     assert (cursor.revision or 0) >= max(said, reached), "what had been told is gone"
                     reached = cursor.revision or 0
