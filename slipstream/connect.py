@@ -27,7 +27,7 @@ def connect(
     connect_timeout: float = 2.0,
     ping_interval: float = 2.0,
     max_pings_out: int = 2,
-    reconnect_max_wait: float = 2.0,
+    reconnect_max_wait: float = 1.0,
     heartbeat: float = 2.0,
     inbox_prefix: str = "_INBOX",
     retry_writes: bool = True,

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import ParseResult
 
+import nats.errors
 from nats.aio.client import Client, Srv, __version__
 from nats.aio.transport import Transport
+from nats.protocol.parser import PERMISSIONS_ERR, STALE_CONNECTION
 
 from slipstream.stores.nats.lane import OnFrames
 from slipstream.stores.nats.wire import WireError, WireReader, error_text
@@ -30,15 +32,25 @@ TESTED = ("2.16.",)
 INSIDES: dict[str, type] = {
     "_transport": type(None),
     "_reconnection_task": type(None),
+    "_reading_task": type(None),
+    "_ping_interval_task": type(None),
+    "_flusher_task": type(None),
+    "_status": int,
+    "_pongs_received": int,
     "_current_server": type(None),
     "_server_pool": list,
     "_pending": list,
     "_pending_data_size": int,
 }
 """Attributes of a new client, and what they hold."""
+_LEFT_TO_NATS_PY = (PERMISSIONS_ERR, STALE_CONNECTION)
 CALLS: dict[str, list[str]] = {
     "_connect_to_server": ["self", "s"],
     "_process_op_err": ["self", "e"],
+    "_process_err": ["self", "err_msg"],
+    "_attempt_reconnect": ["self"],
+    "_send_ping": ["self", "future"],
+    "force_reconnect": ["self"],
     "_process_info": ["self", "info", "initial_connection"],
     "new_inbox": ["self"],
     "close": ["self"],
@@ -77,20 +89,71 @@ def changed() -> list[str]:
 
 
 class StoreClient(Client):
-    """nats-py's client, but one that lets go of lost connections and insists on TLS.
+    """nats-py's client, but one that lets go of lost connections, never gives up, and insists on TLS.
 
     Attributes:
         wants_certificate: the server that was tried last asks for one of the client.
+        on_lost: called at once when a connection ends, with the reason if there is one; more than once for some.
+        attempts: how often a connection was tried.
     """
 
     wants_certificate = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_lost: Callable[[Exception | None], None] = _nothing
+        self.attempts = 0
+        self._redialler: asyncio.Task[None] | None = None
+
+    @property
+    def pongs(self) -> int:
+        """How many pings have been answered."""
+        return self._pongs_received
+
+    @property
+    def is_redialling(self) -> bool:
+        """A task is at work to connect again."""
+        return self._reconnection_task is not None and not self._reconnection_task.done()
+
+    async def ping(self) -> None:
+        """Send a ping; its answer counts in `pongs`."""
+        await self._send_ping()
+
+    async def redial(self, why: Exception) -> None:
+        """Drop the connection and connect again, whatever nats-py believes about it."""
+        if self.is_closed:
+            return
+        self.on_lost(why)
+        _let_go(self)
+        # nats-py would do nothing where it takes itself to be reconnecting already: the task may be dead.
+        self._status = Client.CONNECTED
+        await self.force_reconnect()
 
     async def _process_op_err(self, e: Exception) -> None:
         # nats-py waits for the lost socket to take what is buffered: for ever, where the other end only stopped
         # reading. And it would send what it still holds on the next connection, long after its deadline.
         if not self.is_closed and not self.is_reconnecting:
+            self.on_lost(e)
             _let_go(self)
         await super()._process_op_err(e)
+
+    async def _process_err(self, err_msg: str) -> None:
+        # Where the server says why it ends a connection (credentials that have expired, for one), nats-py closes for
+        # good. It is a lost connection like any other: the next one may read renewed credentials.
+        if any(known in err_msg for known in _LEFT_TO_NATS_PY):
+            await super()._process_err(err_msg)
+            return
+        said = err_msg.strip("' ")
+        await self._process_op_err(nats.errors.Error(f"the server said: {said}"))
+
+    async def _attempt_reconnect(self) -> None:
+        # One at a time: nats-py cancels the one before and goes on at once, and wait_for may swallow that (3.11). Two
+        # of them would take each other's sockets away.
+        while (before := self._redialler) is not None and not before.done():
+            before.cancel()
+            await asyncio.wait({before}, timeout=_PATIENCE)
+        self._redialler = asyncio.current_task()
+        await super()._attempt_reconnect()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # nats-py encrypts where the server demands it. Whoever sits between could claim that it does not, and be told
@@ -112,9 +175,18 @@ class StoreClient(Client):
         return any(one.uri.scheme == "tls" for one in trusted)
 
     async def _connect_to_server(self, s: Srv) -> None:
+        self.attempts += 1
+        # An attempt that failed late leaves tasks behind that would read from this one's socket.
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        self._renew_transport()
+        async with asyncio.timeout(self.options["connect_timeout"]):  # a WebSocket's own bound is minutes
+            await super()._connect_to_server(s)
+
+    def _renew_transport(self) -> None:
         # nats-py forgets the socket of an attempt to reconnect that failed, and leaves it open.
         _drop_socket(self)
-        await super()._connect_to_server(s)
 
 
 class LaneClient(StoreClient):
@@ -122,21 +194,18 @@ class LaneClient(StoreClient):
 
     Attributes:
         routes: for each of our subscription ids what takes its messages.
-        on_lost: called at once when a connection ends, for whatever reason.
         on_error_text: called with what the server says in an `-ERR`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.routes: dict[bytes, OnFrames] = {}
-        self.on_lost: Callable[[], None] = _nothing
         self.on_error_text: Callable[[str], None] = _nothing
 
-    async def _connect_to_server(self, s: Srv) -> None:
+    def _renew_transport(self) -> None:
         _let_go(self)
         # A new one for every connection: what the last one left half read or unsent ends with it.
         self._transport = LaneTransport(self)
-        await super(StoreClient, self)._connect_to_server(s)
 
     def send(self, command: bytes) -> None:
         """Send it with whatever else is sent in this turn of the loop; dropped if the connection is gone."""
@@ -316,10 +385,10 @@ class LaneTransport(Transport, asyncio.Protocol):
         self._moved.set()
         self._room.set()
         if self._client._transport is self:
-            self._client.on_lost()
+            self._client.on_lost(error)
 
 
-async def hang_up(client: Client) -> None:
+async def hang_up(client: StoreClient) -> None:
     """Close a client that `dial` gave. Bounded: what the other end does not take any more is dropped."""
     closing = asyncio.create_task(_close(client), name="slipstream-close")
     try:
@@ -332,10 +401,10 @@ async def hang_up(client: Client) -> None:
         closing.cancel()
     elif closing.exception() is not None:
         _log.debug("closing the client: %s", closing.exception())
-    reconnecting = client._reconnection_task
-    while reconnecting is not None and not reconnecting.done():
-        reconnecting.cancel()  # again: wait_for swallows the one that meets the end of what it waits for (3.11)
-        await asyncio.wait({reconnecting}, timeout=_PATIENCE)
+    for reconnecting in (client._reconnection_task, client._redialler):
+        while reconnecting is not None and not reconnecting.done():
+            reconnecting.cancel()  # again: wait_for swallows the one that meets the end of what it waits for (3.11)
+            await asyncio.wait({reconnecting}, timeout=_PATIENCE)
 
 
 async def _close(client: Client) -> None:

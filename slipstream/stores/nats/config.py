@@ -69,7 +69,7 @@ class NatsConnectionConfig(BaseModel):
     connect_timeout: Seconds = 2.0
     ping_interval: Seconds = 2.0
     max_pings_out: Annotated[int, Field(ge=1)] = 2
-    reconnect_max_wait: Seconds = 2.0
+    reconnect_max_wait: Seconds = 1.0
     heartbeat: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 2.0
     inbox_prefix: Annotated[str, Field(pattern=r"^[-_a-zA-Z0-9$]+(\.[-_a-zA-Z0-9$]+)*$")] = "_INBOX"
     retry_writes: bool = True

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
-import random
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,9 +16,9 @@ from nats.aio.client import Client, Server
 from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, UnsupportedError
 from slipstream.stores.nats.client import StoreClient, hang_up
 from slipstream.stores.nats.config import NatsConnectionConfig, auth_options
+from slipstream.stores.nats.failover import FIRST_WAIT, Failover
 
 _log = logging.getLogger(__name__)
-_FIRST_WAIT = 0.05
 _PATIENCE = 0.5
 """Seconds that the other end has to take what is left when a client is closed."""
 
@@ -43,13 +43,21 @@ async def dial(
     config: NatsConnectionConfig,
     *,
     client: StoreClient | None = None,
-    on_disconnected: Event | None = None,
+    failover: Failover | None = None,
+    on_attempt: Callable[[str], None] | None = None,
     on_reconnected: Event | None = None,
+    on_lame_duck: Event | None = None,
     on_closed: Event | None = None,
     on_error: Callable[[Exception], None] | None = None,
-) -> Client:
-    """Try every server once, within `op_timeout`. Cancelled or failed, it leaves nothing behind."""
+) -> StoreClient:
+    """Try every server once, within `op_timeout`. Cancelled or failed, it leaves nothing behind.
+
+    Args:
+        failover: what is known of the servers; None is nothing.
+        on_attempt: called with the URL of a server that is about to be tried, to reconnect.
+    """
     client = StoreClient() if client is None else client
+    servers_known = Failover(config.reconnect_max_wait) if failover is None else failover
     servers = config.servers
     failures: list[Exception] = []
     hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -68,21 +76,26 @@ async def dial(
         if len(failures) >= len(servers) and not hopeless.done():
             hopeless.set_result(None)
 
+    async def reconnected() -> None:
+        servers_known.connected()
+        if on_reconnected is not None:
+            await on_reconnected()
+
     if any(server.startswith(("ws://", "wss://")) for server in servers):
         _require_websockets()
     options = {
         "servers": servers,
         "name": config.name,
         "error_cb": note_error,
-        "disconnected_cb": on_disconnected,
-        "reconnected_cb": on_reconnected,
+        "reconnected_cb": reconnected,
+        "lame_duck_mode_cb": on_lame_duck,
         "closed_cb": on_closed,
         "connect_timeout": config.connect_timeout,
         "ping_interval": config.ping_interval,
         "max_outstanding_pings": config.max_pings_out,
         "max_reconnect_attempts": -1,
-        "reconnect_time_wait": _FIRST_WAIT,
-        "reconnect_to_server_handler": _next_server(config.reconnect_max_wait),
+        "reconnect_time_wait": FIRST_WAIT,
+        "reconnect_to_server_handler": _next_server(servers_known, on_attempt),
         # Nothing is kept for later: a write that waited out a disconnect could overwrite a newer one.
         "pending_size": 0,
         # Unbounded: with a bound, nats-py swallows the cancellation of whoever waits for room (2.16.0).
@@ -113,19 +126,22 @@ async def dial(
             await _abandon(client, attempt)
 
 
-async def _abandon(client: Client, attempt: asyncio.Task[None]) -> None:
+async def _abandon(client: StoreClient, attempt: asyncio.Task[None]) -> None:
     while not attempt.done():
         attempt.cancel()  # again and again: nats-py may swallow it and go on to the next server
         await asyncio.wait({attempt}, timeout=_PATIENCE)
     await hang_up(client)
 
 
-def _next_server(max_wait: float) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
+def _next_server(
+    failover: Failover, on_attempt: Callable[[str], None] | None
+) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
     def choose(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """The server that failed least, after a wait that doubles with its failures; jitter keeps clients apart."""
-        server = min(servers, key=lambda candidate: candidate.reconnects)
-        wait = min(max_wait, _FIRST_WAIT * 2 ** min(server.reconnects, 10))
-        return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        by_address = {server.uri.netloc: server for server in servers}
+        address, wait = failover.choose(list(by_address), time.monotonic())
+        if on_attempt is not None:
+            on_attempt(by_address[address].uri.geturl())
+        return by_address[address], wait
 
     return choose
 
