@@ -94,6 +94,7 @@ class StoreClient(Client):
     Attributes:
         wants_certificate: the server that was tried last asks for one of the client.
         on_lost: called at once when a connection ends, with the reason if there is one; more than once for some.
+        on_attempt: called with the server before each attempt to connect to one.
         attempts: how often a connection was tried.
     """
 
@@ -102,6 +103,7 @@ class StoreClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.on_lost: Callable[[Exception | None], None] = _nothing
+        self.on_attempt: Callable[[ParseResult], None] = _nothing
         self.attempts = 0
         self._redialler: asyncio.Task[None] | None = None
 
@@ -176,6 +178,7 @@ class StoreClient(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         self.attempts += 1
+        self.on_attempt(s.uri)
         # An attempt that failed late leaves tasks behind that would read from this one's socket.
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if task is not None:

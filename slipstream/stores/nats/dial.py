@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import ParseResult
 
 import nats.errors
 from nats.aio.client import Client, Server
@@ -54,7 +55,7 @@ async def dial(
 
     Args:
         failover: what is known of the servers; None is nothing.
-        on_attempt: called with the URL of a server that is about to be tried, to reconnect.
+        on_attempt: called with the URL of a server whenever one is tried.
     """
     client = StoreClient() if client is None else client
     servers_known = Failover(config.reconnect_max_wait) if failover is None else failover
@@ -76,8 +77,13 @@ async def dial(
         if len(failures) >= len(servers) and not hopeless.done():
             hopeless.set_result(None)
 
+    def attempting(server: ParseResult) -> None:
+        servers_known.attempt(server.netloc, time.monotonic())
+        if on_attempt is not None:
+            on_attempt(server.geturl())
+
     async def reconnected() -> None:
-        servers_known.connected()
+        servers_known.connected(time.monotonic())
         if on_reconnected is not None:
             await on_reconnected()
 
@@ -95,7 +101,7 @@ async def dial(
         "max_outstanding_pings": config.max_pings_out,
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": FIRST_WAIT,
-        "reconnect_to_server_handler": _next_server(servers_known, on_attempt),
+        "reconnect_to_server_handler": _next_server(servers_known),
         # Nothing is kept for later: a write that waited out a disconnect could overwrite a newer one.
         "pending_size": 0,
         # Unbounded: with a bound, nats-py swallows the cancellation of whoever waits for room (2.16.0).
@@ -109,6 +115,7 @@ async def dial(
     if config.tls_hostname is not None:
         options["tls_hostname"] = config.tls_hostname
 
+    client.on_attempt = attempting
     attempt = asyncio.create_task(client.connect(**options), name="slipstream-dial")
     try:
         await asyncio.wait({attempt, hopeless}, timeout=config.op_timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -117,6 +124,7 @@ async def dial(
             # nats-py takes the end of the connection for the answer that it waits for last.
             connected = error is None and client.is_connected
             if connected:
+                servers_known.connected(time.monotonic())
                 return client
             failures.append(error if isinstance(error, Exception) else ConnectionResetError("the server hung up"))
         raise _failure(config, failures, wants_certificate=client.wants_certificate)
@@ -133,14 +141,10 @@ async def _abandon(client: StoreClient, attempt: asyncio.Task[None]) -> None:
     await hang_up(client)
 
 
-def _next_server(
-    failover: Failover, on_attempt: Callable[[str], None] | None
-) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
+def _next_server(failover: Failover) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
     def choose(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
         by_address = {server.uri.netloc: server for server in servers}
         address, wait = failover.choose(list(by_address), time.monotonic())
-        if on_attempt is not None:
-            on_attempt(by_address[address].uri.geturl())
         return by_address[address], wait
 
     return choose

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 FIRST_WAIT = 0.05
-"""Seconds before the first attempt, so that a cluster's clients do not come back all at the same moment."""
+"""Seconds before the first attempt, shortened at random: a server's clients do not all come back in one moment."""
 _MOST_DOUBLINGS = 10
 _REST_FACTOR = 2.0
 """A server rests so many times as long as it kept us waiting in vain: black holes get a third of the time at most."""
@@ -15,9 +15,11 @@ _REST_FACTOR = 2.0
 class Failover:
     """The servers of one connection and how they behaved, by address.
 
-    A server that failed rests, longer with every failure in a row up to `max_wait`, and longer still where it did not
-    even answer. The one whose rest ends first is next: those that nothing speaks against, then the one that was just
-    lost, then those that refused, last those that kept silent. Each gets its chance again.
+    Next is a server that nothing speaks against, else the one that was just lost, else, of those that failed, the one
+    whose rest ends first. A rest grows with every failure in a row up to `max_wait`, and is longer still where the
+    server did not even answer. Each gets its chance again.
+
+    Times are seconds of one monotonic clock.
 
     Args:
         max_wait: seconds, the longest wait before an attempt.
@@ -27,37 +29,58 @@ class Failover:
     def __init__(self, max_wait: float, *, spread: Callable[[float, float], float] = random.uniform) -> None:
         self._max_wait = max_wait
         self._spread = spread
+        self._trying: tuple[str, float] | None = None
         self._failures: dict[str, int] = {}
         self._rested: dict[str, float] = {}
-        self._trying: tuple[str, float] | None = None
+        self._lost: str | None = None
+        self._connected_at = 0.0
 
     def choose(self, servers: Sequence[str], now: float) -> tuple[str, float]:
-        """The next server and the seconds to wait before trying it. Asked again, that attempt has failed.
+        """The next server and the seconds to wait before trying it.
 
         Args:
             servers: all there are now, at least one; among equals the first is taken.
-            now: seconds of a monotonic clock.
         """
-        if self._trying is not None:
-            self._failed(*self._trying, now)
-        server = min(servers, key=lambda one: self._rested.get(one, 0.0))
-        rest = self._rested.get(server, 0.0) - now
-        wait = min(max(rest, FIRST_WAIT), self._max_wait) * self._spread(0.5, 1.0)
-        self._trying = (server, now + wait)
-        return server, wait
+        self._settle(now)
+        server = min(servers, key=self._rank)
+        rest = self._rested.get(server, now) - now
+        return server, min(max(rest, FIRST_WAIT), self._max_wait) * self._spread(0.5, 1.0)
 
-    def connected(self) -> None:
-        """The attempt at the server chosen last has worked: its failures are forgotten."""
+    def attempt(self, server: str, now: float) -> None:
+        """It is being tried. What comes next tells how that ended: `connected`, or anything else."""
+        self._settle(now)
+        self._trying = (server, now)
+
+    def connected(self, now: float) -> None:
+        """The attempt has worked: what spoke against the server is forgotten."""
         if self._trying is not None:
-            self._failures.pop(self._trying[0], None)
-            self._rested.pop(self._trying[0], None)
+            server, _ = self._trying
+            self._failures.pop(server, None)
+            self._rested.pop(server, None)
             self._trying = None
+        self._lost = None
+        self._connected_at = now
 
     def lost(self, server: str, now: float) -> None:
-        """A connection to it has ended: the others come first."""
-        self._rested[server] = now
+        """A connection to it has ended: those that nothing speaks against come first.
 
-    def _failed(self, server: str, began: float, now: float) -> None:
+        So do others if it was but a short one: a server may take every connection and keep none.
+        """
+        if now - self._connected_at < self._max_wait:
+            self._rested[server] = now
+        else:
+            self._lost = server
+
+    def _rank(self, server: str) -> tuple[int, float]:
+        if server in self._rested:
+            return 2, self._rested[server]
+        return (1 if server == self._lost else 0), 0.0
+
+    def _settle(self, now: float) -> None:
+        """An attempt that is followed by another one has failed."""
+        if self._trying is None:
+            return
+        (server, began), self._trying = self._trying, None
         failures = self._failures[server] = self._failures.get(server, 0) + 1
         rest = min(self._max_wait, FIRST_WAIT * 2 ** min(failures, _MOST_DOUBLINGS))
         self._rested[server] = now + max(rest, _REST_FACTOR * (now - began))
