@@ -48,6 +48,8 @@ def connecting() -> None:
         "tls://server",
         creds="base64",
         creds_file=Path("user.creds"),
+        nkey_seed="SU",
+        nkey_file=Path("user.nk"),
         op_timeout=5,
         name="me",
         tls=ssl.create_default_context(),

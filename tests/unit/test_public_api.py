@@ -147,6 +147,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 CONNECT_OPTIONS = {
     "creds": None,
     "creds_file": None,
+    "nkey_seed": None,
+    "nkey_file": None,
     "op_timeout": 30.0,
     "name": None,
     "tls": None,

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import ParseResult
 
 import nats.errors
+import nkeys  # type: ignore[import-untyped]
 from nats.aio.client import Client, Server
 
 from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, UnsupportedError
@@ -22,6 +23,8 @@ from slipstream.stores.nats.failover import FIRST_WAIT, Failover
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.5
 """Seconds that the other end has to take what is left when a client is closed."""
+
+_DAMAGED_SEED = (nkeys.NkeysError, ValueError)
 
 Event = Callable[[], Awaitable[None]]
 
@@ -165,15 +168,11 @@ def _failure(config: NatsConnectionConfig, failures: list[Exception], *, wants_c
     for error in failures:
         if _refused(error):
             return AuthenticationError(
-                message=f"{config.safe_url} refused the credentials: check creds, creds_file or what the URL holds"
+                message=f"{config.safe_url} refused the credentials: check creds, creds_file, nkey_seed, nkey_file or "
+                "what the URL holds"
             )
-        if config.creds_file is not None and config.creds is None:
-            if isinstance(error, nats.errors.InvalidUserCredentialsError):
-                return AuthenticationError(message=f"creds_file {str(config.creds_file)!r} holds no user JWT and seed")
-            if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
-                return AuthenticationError(
-                    message=f"creds_file {str(config.creds_file)!r} cannot be read: {error.strerror}"
-                )
+        if (unusable := _unusable_secret(config, error)) is not None:
+            return AuthenticationError(message=unusable)
     if wants_certificate and failures and _hung_up(failures[-1]):
         return AuthenticationError(
             message=f"{config.safe_url} asks for a client certificate that it trusts: load one into the context in tls="
@@ -182,7 +181,30 @@ def _failure(config: NatsConnectionConfig, failures: list[Exception], *, wants_c
         why = str(failures[-1]) or type(failures[-1]).__name__
     else:
         why = f"no answer within {min(config.connect_timeout, config.op_timeout):g} s"
+        if (config.tls is not None or "tls://" in config.safe_url) and not config.tls_handshake_first:
+            why += "; a server that expects TLS before it says anything needs tls_handshake_first=True"
     return ConnectionFailedError(message=f"no connection to {config.safe_url}: {why}")
+
+
+def _unusable_secret(config: NatsConnectionConfig, error: Exception) -> str | None:
+    """What is wrong with the credentials themselves, if that is what the error is about."""
+    if config.creds is not None:
+        return None  # looked into with the configuration
+    if config.creds_file is not None:
+        option, path = "creds_file", config.creds_file
+        if isinstance(error, nats.errors.InvalidUserCredentialsError):
+            return f"creds_file {str(path)!r} holds no user JWT and seed"
+    elif config.nkey_seed is not None:
+        return "nkey_seed is damaged" if isinstance(error, _DAMAGED_SEED) else None
+    elif config.nkey_file is not None:
+        option, path = "nkey_file", config.nkey_file
+        if isinstance(error, _DAMAGED_SEED):
+            return f"nkey_file {str(path)!r} holds no seed of a user's nkey"
+    else:
+        return None
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+        return f"{option} {str(path)!r} cannot be read: {error.strerror}"
+    return None
 
 
 def _require_websockets() -> None:
