@@ -153,6 +153,8 @@ class StoreClient(Client):
             before.cancel()
             await asyncio.wait({before}, timeout=_PATIENCE)
         self._redialler = asyncio.current_task()
+        if self.is_connected:  # the one before got through after all, and what it made is dropped now
+            self.on_lost(None)
         await super()._attempt_reconnect()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

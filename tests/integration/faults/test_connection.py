@@ -9,19 +9,20 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 
 from slipstream.errors import KvError, NotConnectedError, OperationTimeoutError
 from slipstream.interfaces import KvStore, Watch
-from slipstream.model import ConnectionEvent, ConnectionState, KvUpdate
+from slipstream.model import ConnectionEvent, ConnectionState, KvUpdate, StoreConfig
 from slipstream.stores.nats import NatsConnection
 from slipstream.stores.nats.client import StoreClient
 from slipstream.testing._raw import Raw, raw_client
 from slipstream.testing._waiting import bounded, eventually, ticks
 from slipstream.testing.checkers import History, Ledger, check_linearizable, check_watch
+from slipstream.testing.cluster import NatsCluster
 from slipstream.testing.proxy import Direction, FaultProxy
 from slipstream.testing.server import NatsServer
 
@@ -273,6 +274,65 @@ class TestWatchdog:
         assert [event.state async for event in events] == [ConnectionState.CLOSED]
 
 
+@both_lanes
+class TestReconnecting:
+    """What nats-py leaves behind when reconnecting goes wrong."""
+
+    async def test_an_attempt_that_fails_at_its_very_end_leaves_no_task(
+        self, nats_server: NatsServer, fault_proxy: MakeProxy, connect: Connect, lane: str
+    ) -> None:
+        proxy = await fault_proxy("127.0.0.1", nats_server.port)
+        conn = await connect(proxy.url, lane=lane, reconnect_max_wait=0.05)
+        events = conn.events()
+        await anext(events)
+        reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
+        async with bounded():
+            greeting = len(await reader.readline())
+            writer.close()
+            for more in range(len("PONG\r\n") - 2, len("PONG\r\n") + 3):
+                proxy.drop()
+                await until_state(events, ConnectionState.DISCONNECTED)
+                await proxy.cut_after(greeting + more, "to_client").wait()
+                await until_state(events, ConnectionState.CONNECTED)
+            tasks = [task for task in asyncio.all_tasks() if "/nats/aio/client.py" in repr(task)]
+            kinds = [
+                kind for task in tasks for kind in ("_read_loop", "_ping_interval", "_flusher") if kind in repr(task)
+            ]
+            assert sorted(kinds) == ["_flusher", "_ping_interval", "_read_loop"]
+            await conn.shutdown()
+        assert not [task for task in asyncio.all_tasks() if "/nats/aio/client.py" in repr(task)]
+
+    async def test_one_that_swallows_its_cancellation_is_waited_for(
+        self, nats_server: NatsServer, connect: Connect, bucket: str, lane: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        conn = await connect(nats_server.url, lane=lane)
+        events, store = conn.events(), await conn.store(bucket)
+        client = client_of(conn)
+        greet = client._process_connect_init
+        running: list[int] = []
+        entered = asyncio.Event()
+
+        async def swallowing() -> None:
+            running.append(running[-1] + 1 if running else 1)
+            try:
+                if not entered.is_set():
+                    entered.set()
+                    with suppress(asyncio.CancelledError):  # as wait_for does where what it waits for ends just then
+                        await _forever()
+                await greet()
+            finally:
+                running.append(running[-1] - 1)
+
+        monkeypatch.setattr(client, "_process_connect_init", swallowing)
+        async with bounded():
+            await client.redial(ConnectionError("first"))
+            await entered.wait()
+            await client.redial(ConnectionError("second"))
+            await until_state(events, ConnectionState.CONNECTED)
+            await store.put("k", b"v")
+        assert max(running) == 1
+
+
 async def _forever() -> None:
     await asyncio.Event().wait()
 
@@ -476,7 +536,67 @@ class TestFailover:
             await store.put("k", b"v")
 
 
-LEAVES_SOON = 'lame_duck_duration: "30s", lame_duck_grace_period: "{grace}"'
+LEAVES_AFTER = """
+lame_duck_duration: "30s"
+lame_duck_grace_period: "{grace}"
+"""
+
+
+async def test_a_node_of_a_cluster_that_goes_takes_nothing_with_it(
+    nats_cluster: NatsCluster, connect: Connect, bucket: str
+) -> None:
+    """Both lanes at once, to nodes that the cluster told of: every put is done, no watch has a gap or a repeat."""
+    history = History()
+    updates: dict[str, list[KvUpdate]] = {lane: [] for lane in BOTH}
+    done = False
+
+    async def put(store: KvStore, lane: str) -> None:
+        client, number = history.client(store, lane), 0
+        while not done:
+            number += 1
+            await client.put(f"k.{number % 5}", f"{lane} {number}".encode())
+
+    async def follow(watch: Watch, lane: str) -> None:
+        async for batch in watch.batches():
+            updates[lane] += batch
+
+    def at_the_end(lane: str) -> Callable[[], Awaitable[bool]]:
+        async def reached() -> bool:
+            return bool(updates[lane]) and updates[lane][-1].key == "end"
+
+        return reached
+
+    going, *others = nats_cluster.nodes
+    async with AsyncExitStack() as stack, asyncio.timeout(50):
+        raw = await stack.enter_async_context(raw_client(others[0].url))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        connections = [await connect(going.url, lane=lane, op_timeout=30.0) for lane in BOTH]
+        events = [conn.events() for conn in connections]
+        stores = [await conn.store(StoreConfig(name=bucket, num_replicas=3), reads="leader") for conn in connections]
+        following = [
+            tasks.create_task(follow(await stack.enter_async_context(store.watch()), lane))
+            for lane, store in zip(BOTH, stores, strict=True)
+        ]
+        writing = [tasks.create_task(put(store, lane)) for lane, store in zip(BOTH, stores, strict=True)]
+        os.kill(going.pid, signal.SIGUSR2)
+        for each in events:
+            seen = await until_state(each, ConnectionState.LAME_DUCK)
+            seen = await until_state(each, ConnectionState.CONNECTED)
+            assert seen[-1].server in {node.url for node in others}
+        os.kill(going.pid, 0)  # it was left before it cut anybody off
+        done = True
+        await asyncio.wait(writing)
+        await stores[0].put("end", b"end")
+        for lane in BOTH:
+            await eventually(at_the_end(lane))
+        end = await raw.contents(bucket)
+        for task in following:
+            task.cancel()
+    ledger = Ledger.of(history.actions)
+    ledger.acknowledge(end["end"][0], "end", b"end")
+    for lane in BOTH:
+        check_watch(updates[lane], ledger, end)
+    check_linearizable(history.actions)
 
 
 @both_lanes
@@ -484,7 +604,7 @@ class TestLameDuck:
     async def test_another_server_of_the_list_is_taken_before_it_cuts_us_off(
         self, connect: Connect, bucket: str, lane: str
     ) -> None:
-        config = LEAVES_SOON.format(grace="20s").replace(", ", "\n")
+        config = LEAVES_AFTER.format(grace="20s")
         async with NatsServer(config=config) as one, NatsServer(config=config) as other:
             for server in (one, other):
                 await (await connect(server.url)).store(bucket)
@@ -508,7 +628,7 @@ class TestLameDuck:
     async def test_the_only_server_is_kept_until_it_goes_and_found_when_it_is_back(
         self, connect: Connect, bucket: str, lane: str
     ) -> None:
-        config = LEAVES_SOON.format(grace="1s").replace(", ", "\n")
+        config = LEAVES_AFTER.format(grace="1s")
         async with NatsServer(config=config) as server:
             conn = await connect(server.url, lane=lane)
             events, store = conn.events(), await conn.store(bucket)
