@@ -178,7 +178,7 @@ class Session:
 
     def _reconnected(self) -> None:
         self._is_lost = False
-        self._server = self.client.connected_url
+        self._server = self.client.connected_url or self._server
         self.outdated = True
         _log.info("reconnected to %s", self.where)
         self.lane.reconnected()

@@ -543,6 +543,26 @@ class TestFailover:
             await store.put("k", b"v")
 
 
+async def test_a_borrowed_client_is_looked_at(nats_server: NatsServer) -> None:
+    async def quiet(_: Exception) -> None:
+        return
+
+    client = Client()
+    await client.connect(nats_server.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=quiet)
+    async with NatsConnection.from_client(client) as conn, bounded():
+        events = conn.events()
+        assert (await anext(events)).server == nats_server.url
+        await nats_server.kill()
+        assert (await anext(events)).state is ConnectionState.DISCONNECTED
+        await nats_server.start()
+        assert (await anext(events)).state is ConnectionState.CONNECTED
+        await client.close()
+        lost = await anext(events)
+        assert (lost.state, lost.reason) == (ConnectionState.DISCONNECTED, "the client was closed")
+        await conn.shutdown()
+        assert [event.state async for event in events] == [ConnectionState.CLOSED]
+
+
 LEAVES_AFTER = """
 lame_duck_duration: "30s"
 lame_duck_grace_period: "{grace}"
