@@ -205,15 +205,17 @@ class Session:
     async def _look(self) -> None:
         """Notice what a borrowed client does not tell: its callbacks belong to its owner."""
         connected, reconnects, known_error = True, self.client.stats["reconnects"], self.client.last_error
-        while not self.client.is_closed:
+        while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            if self.client.is_closed:
+                break
             if (error := self.client.last_error) is not known_error:
                 known_error = error
                 if error is not None:
                     self.lane.error(error)
             now_connected, now_reconnects = self.client.is_connected, self.client.stats["reconnects"]
             if connected and (not now_connected or now_reconnects != reconnects):
-                self._lost(self.client.last_error)
+                self._lost(ConnectionError("the borrowed client lost its connection"))
                 connected = False
             if not connected and now_connected:
                 self._reconnected()
