@@ -47,6 +47,8 @@ from slipstream.interfaces import (
 )
 from slipstream.model import (
     ConnectionCapabilities,
+    ConnectionEvent,
+    ConnectionState,
     Drift,
     KvEntry,
     KvUpdate,
@@ -108,7 +110,9 @@ __all__ = [
     "ConflictError",
     "Connection",
     "ConnectionCapabilities",
+    "ConnectionEvent",
     "ConnectionFailedError",
+    "ConnectionState",
     "Counter",
     "CursorExpiredError",
     "DeserializationError",

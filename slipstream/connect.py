@@ -11,7 +11,9 @@ from pydantic import SecretStr
 
 from slipstream.interfaces import Connection
 
-_SERVER_SIDE = frozenset({"creds", "creds_file", "tls", "tls_hostname", "tls_handshake_first", "domain"})
+_SERVER_SIDE = frozenset(
+    {"creds", "creds_file", "nkey_seed", "nkey_file", "tls", "tls_hostname", "tls_handshake_first", "domain"}
+)
 
 
 def connect(
@@ -19,6 +21,8 @@ def connect(
     *,
     creds: str | None = None,
     creds_file: str | os.PathLike[str] | None = None,
+    nkey_seed: str | None = None,
+    nkey_file: str | os.PathLike[str] | None = None,
     op_timeout: float = 30.0,
     name: str | None = None,
     tls: ssl.SSLContext | None = None,
@@ -27,7 +31,7 @@ def connect(
     connect_timeout: float = 2.0,
     ping_interval: float = 2.0,
     max_pings_out: int = 2,
-    reconnect_max_wait: float = 2.0,
+    reconnect_max_wait: float = 1.0,
     heartbeat: float = 2.0,
     inbox_prefix: str = "_INBOX",
     retry_writes: bool = True,
@@ -49,6 +53,8 @@ def connect(
     options: dict[str, Any] = {
         "creds": creds,
         "creds_file": creds_file,
+        "nkey_seed": nkey_seed,
+        "nkey_file": nkey_file,
         "op_timeout": op_timeout,
         "name": name,
         "tls": tls,

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, Self, TypeVar
 
 from slipstream.model import (
     ConnectionCapabilities,
+    ConnectionEvent,
     KvEntry,
     KvUpdate,
     StoreConfig,
@@ -346,6 +347,15 @@ class Connection(Protocol):
     @abstractmethod
     def is_healthy(self) -> bool:
         """Connected as far as is known; no I/O."""
+
+    @abstractmethod
+    def events(self) -> AsyncIterator[ConnectionEvent]:
+        """What becomes of the connection: its present state first (before `connect`, nothing), then each change.
+
+        Every call is an iterator of its own, and none holds the connection up: one that is not read keeps the latest
+        256 events, and `missed` of the next one tells how many older ones were dropped. Ends after CLOSED, which
+        `shutdown` brings. Cancelling `__anext__` loses none.
+        """
 
     @abstractmethod
     async def store(self, config: str | StoreConfig, *, reads: Reads | None = None) -> KvStore:

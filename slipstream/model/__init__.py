@@ -23,12 +23,21 @@ from slipstream.model.entries import (
     new_puts,
     new_update,
 )
-from slipstream.model.status import ConnectionCapabilities, Drift, StoreStatus, WatchStatistics
+from slipstream.model.status import (
+    ConnectionCapabilities,
+    ConnectionEvent,
+    ConnectionState,
+    Drift,
+    StoreStatus,
+    WatchStatistics,
+)
 from slipstream.model.times import Moment, parse_time, time_from_ns, to_datetime
 from slipstream.model.tokens import VersionToken, WatchCursor
 
 __all__ = [
     "ConnectionCapabilities",
+    "ConnectionEvent",
+    "ConnectionState",
     "Drift",
     "KvEntry",
     "KvUpdate",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from slipstream.model.config import StoreConfig
@@ -85,3 +86,35 @@ class ConnectionCapabilities:
     fencing: bool = False
     max_value_size: int = 0
     global_ordering: bool = False
+
+
+class ConnectionState(Enum):
+    """What has become of a connection; it works in CONNECTED and, as long as it lasts, in LAME_DUCK."""
+
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    RECONNECTING = "reconnecting"
+    LAME_DUCK = "lame duck"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionEvent:
+    """A connection has come into a state. Works with `match`: `ConnectionEvent(state, server, reason)`.
+
+    Attributes:
+        state: CONNECTED, for the first time or again; DISCONNECTED, operations wait for the next connection;
+            RECONNECTING, an attempt begins; LAME_DUCK, the server announced that it goes; CLOSED, for good.
+        server: which one, `nats://host:port` without secrets; None where there is none or none any more.
+        reason: why it was lost, for people; empty for the other states.
+        attempt: of RECONNECTING, counted from 1 at every loss; else 0.
+        missed: how many events before this one were dropped, because they were not taken in time.
+    """
+
+    __match_args__ = ("state", "server", "reason")
+
+    state: ConnectionState
+    server: str | None = None
+    reason: str = ""
+    attempt: int = 0
+    missed: int = 0

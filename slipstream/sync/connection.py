@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import ParamSpec, Self
 
 from slipstream.connect import connect as connect_async
 from slipstream.interfaces import Connection, Reads
-from slipstream.model import ConnectionCapabilities, StoreConfig
-from slipstream.sync.portal import Portal, shared_portal
+from slipstream.model import ConnectionCapabilities, ConnectionEvent, StoreConfig
+from slipstream.sync.portal import Portal, following, read, shared_portal
 from slipstream.sync.store import SyncStore
 
 P = ParamSpec("P")
@@ -46,6 +46,10 @@ class SyncConnection:
         """Connected as far as is known; no I/O."""
         return self._connection.is_healthy()
 
+    def events(self) -> Iterator[ConnectionEvent]:
+        """What becomes of the connection, kept from this call on; see `Connection.events`."""
+        return self._taken(self._portal.call(read(self._connection.events)))
+
     def store(self, config: str | StoreConfig, *, reads: Reads | None = None) -> SyncStore:
         """The store of that name; the bucket is made if there is none."""
         return SyncStore(self._portal.call(self._connection.store(config, reads=reads)), self._portal)
@@ -62,6 +66,10 @@ class SyncConnection:
     def capabilities(self) -> ConnectionCapabilities:
         """What the server can do."""
         return self._connection.capabilities
+
+    def _taken(self, events: AsyncIterator[ConnectionEvent]) -> Iterator[ConnectionEvent]:
+        while (event := self._portal.call(following(events))) is not None:
+            yield event
 
 
 def _in_background(make: Callable[P, Connection]) -> Callable[P, SyncConnection]:

@@ -18,7 +18,7 @@ import pytest
 import slipstream
 from slipstream import interfaces, sync
 from slipstream.errors import AlreadyExistsError, ConflictError, KvError, OperationTimeoutError
-from slipstream.model import KvUpdate, Operation
+from slipstream.model import ConnectionState, KvUpdate, Operation
 from slipstream.sync.portal import shared_portal
 from slipstream.testing._raw import raw_client
 from slipstream.testing._waiting import LIMIT
@@ -234,6 +234,14 @@ def test_each_update_goes_to_one_of_several_threads(store: sync.SyncStore) -> No
         store.put_many((f"a.{number}", b"x") for number in range(100))
         taken = [key for taker in takers for key in taker.result(LIMIT)]
     assert sorted(taken) == sorted(f"a.{number}" for number in range(100))
+
+
+def test_events_are_kept_from_the_call_on() -> None:
+    connection = sync.connect("memory://")
+    events = connection.events()
+    connection.connect()
+    connection.shutdown()
+    assert [event.state for event in events] == [ConnectionState.CONNECTED, ConnectionState.CLOSED]
 
 
 def test_one_loop_serves_all_connections() -> None:

@@ -23,6 +23,7 @@ import pytest
 import slipstream
 from slipstream.errors import AuthenticationError, ConnectionFailedError, KvError, NotConnectedError
 from slipstream.interfaces import Connection, KvStore
+from slipstream.model import ConnectionState
 from slipstream.stores.embedded import EmbeddedConnection, EmbeddedServer, binary, guardian
 from slipstream.stores.embedded.binary import find_nats_server
 from slipstream.stores.embedded.locks import FileLock
@@ -727,6 +728,20 @@ class TestConnection:
         monkeypatch.delenv(binary.VARIABLE)
         await connection.connect()
         await connection.shutdown()
+
+
+async def test_its_events_are_those_of_the_connection_inside(tmp_path: Path) -> None:
+    connection = slipstream.connect(f"embedded://{tmp_path}/kv")
+    events = connection.events()
+    async with asyncio.timeout(30):
+        async with connection:
+            connected = await anext(events)
+            assert connected.state is ConnectionState.CONNECTED
+            os.kill(server_pid(tmp_path / "kv"), signal.SIGKILL)  # the guardian starts another one
+            lost = await anext(events)
+            assert (lost.state, lost.server) == (ConnectionState.DISCONNECTED, connected.server)
+            assert lost.reason
+        assert [event.state async for event in events][-1] is ConnectionState.CLOSED
 
 
 async def test_credentials_for_other_servers_do_not_replace_its_token(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from slipstream.errors import KvError, OperationTimeoutError, PermissionDeniedEr
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig
 from slipstream.stores.nats import client as nats_client
 from slipstream.stores.nats import session as nats_session
-from slipstream.stores.nats.client import LaneTransport, changed
+from slipstream.stores.nats.client import changed
 from slipstream.stores.nats.data_lane import DataLane
 from slipstream.stores.nats.decode import NO_HEADERS, Headers
 from slipstream.stores.nats.lane import (
@@ -36,6 +36,7 @@ from slipstream.stores.nats.lane import (
     read_frame,
 )
 from slipstream.stores.nats.slow_lane import SlowLane
+from slipstream.stores.nats.transport import LaneTransport
 from slipstream.stores.nats.wire import WireReader
 from slipstream.testing._waiting import bounded, eventually
 from slipstream.testing.proxy import FaultProxy

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nats
 import pytest
@@ -56,6 +57,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def tenants() -> Tenants:
     return Tenants()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 async def use(url: str, **options: Any) -> None:
@@ -117,12 +124,18 @@ class TestTls:
             url = f"tls://localhost:{server.port}"
             await use(url, tls=authority.client(), tls_handshake_first=True)
             waits = {"tls": authority.client(), "connect_timeout": 0.3}
-            assert "no answer" in await refused(ConnectionFailedError, url, **waits)
+            told = await refused(ConnectionFailedError, url, **waits)
+            assert "no answer" in told
+            assert "tls_handshake_first=True" in told
 
-    async def test_it_reconnects_with_tls(self, authority: Authority) -> None:
+    @pytest.mark.parametrize("lane", ["data", "slow"])
+    async def test_it_reconnects_with_tls(
+        self, authority: Authority, lane: Literal["data", "slow"], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options: dict[str, Any] = {"tls": authority.client(), "reconnect_max_wait": 0.1, "lane": lane}
         async with NatsServer(config=authority.server("localhost")) as server:
             url = f"tls://localhost:{server.port}"
-            async with bounded(), slipstream.connect(url, tls=authority.client(), reconnect_max_wait=0.1) as conn:
+            async with bounded(), slipstream.connect(url, **options) as conn:
                 store = await conn.store("b")
                 await store.put("k", b"v")
                 await server.restart()
@@ -131,6 +144,41 @@ class TestTls:
                     return conn.is_healthy() and await store.get("k") is not None
 
                 await eventually(answers)
+        # asyncio's, where a stream is not told that it is encrypted: "returning true from eof_received() ...".
+        assert not [record for record in caplog.records if record.name == "asyncio"]
+
+    @pytest.mark.parametrize("lane", ["data", "slow"])
+    async def test_a_server_that_another_one_told_of_is_spoken_to_encrypted(
+        self, authority: Authority, lane: Literal["data", "slow"]
+    ) -> None:
+        """A cluster tells of its servers by address alone: the certificate names those as well."""
+        ports = [free_port() for _ in range(2)]
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+
+        def node(number: int) -> NatsServer:
+            cluster = f'cluster {{ name: c, listen: "127.0.0.1:{ports[number]}", routes: [{routes}] }}'
+            config = f"server_name: n{number}\n{cluster}\n{authority.server('localhost', '127.0.0.1')}"
+            return NatsServer(config=config, jetstream=False)
+
+        async with node(0) as known, node(1) as told_of:
+            conn = slipstream.connect(f"tls://localhost:{known.port}", tls=authority.client(), lane=lane)
+            events = conn.events()
+            async with bounded(), conn:
+
+                async def has_been_told() -> bool:
+                    session = vars(conn)["_session"]
+                    return any(server.port == told_of.port for server in session.client.discovered_servers)
+
+                await eventually(has_been_told)
+                await known.kill()
+                async for event in events:
+                    moved = event.server is not None and event.server.endswith(f":{told_of.port}")
+                    if moved and event.state is slipstream.ConnectionState.CONNECTED:
+                        break
+                session = vars(conn)["_session"]
+                transport = session.client._transport
+                stream = transport._io if lane == "data" else transport._io_writer
+                assert stream.get_extra_info("cipher") is not None
 
 
 class TestMutualTls:
@@ -191,6 +239,41 @@ class TestNkeys:
                         await store.put("closed", b"v")
             finally:
                 await client.close()
+
+    async def test_a_seed_gets_in(self, key: Key) -> None:
+        async with NatsServer(config=self.config(key)) as server:
+            await use(server.url, nkey_seed=key.seed.decode())
+
+    async def test_a_file_gets_in_and_again_after_a_restart(self, key: Key, tmp_path: Path) -> None:
+        file = tmp_path / "user.nk"
+        file.write_text(f"{key.seed.decode()}\n")
+        async with (
+            NatsServer(config=self.config(key)) as server,
+            bounded(),
+            slipstream.connect(server.url, nkey_file=file, op_timeout=PATIENT) as conn,
+        ):
+            store = await conn.store("b")
+            await store.put("k", b"v")
+            await server.restart()
+            assert await store.get("k") is not None
+
+    async def test_the_seed_of_another_user_does_not(self, key: Key, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        other = Key.of_user().seed.decode()
+        async with NatsServer(config=self.config(key)) as server:
+            told = await refused(AuthenticationError, server.url, nkey_seed=other)
+        assert other not in told + caplog.text
+
+    async def test_a_file_that_cannot_be_used_is_named(self, key: Key, tmp_path: Path) -> None:
+        async with NatsServer(config=self.config(key)) as server:
+            missing, empty = tmp_path / "missing.nk", tmp_path / "empty.nk"
+            empty.write_text("")
+            assert f"nkey_file {str(missing)!r} cannot be read" in await refused(
+                AuthenticationError, server.url, nkey_file=missing
+            )
+            assert f"nkey_file {str(empty)!r} holds no seed" in await refused(
+                AuthenticationError, server.url, nkey_file=empty
+            )
 
     async def test_nobody_else_gets_in(self, key: Key, tenants: Tenants) -> None:
         async with NatsServer(config=self.config(key)) as server:
@@ -253,6 +336,16 @@ def _token() -> Login:
     )
 
 
+def _nkey() -> Login:
+    right, wrong = Key.of_user(), Key.of_user()
+    return Login(
+        config=f'authorization {{ users = [ {{ nkey: "{right.public}" }} ] }}',
+        right=lambda port: (f"localhost:{port}", {"nkey_seed": right.seed.decode()}),
+        wrong=lambda port: (f"localhost:{port}", {"nkey_seed": wrong.seed.decode()}),
+        secrets=[right.seed.decode(), wrong.seed.decode()],
+    )
+
+
 def _creds() -> Login:
     tenants = Tenants()
     (_, right), (_, wrong) = tenants.user(), tenants.user(of=Key.of_account())
@@ -265,7 +358,7 @@ def _creds() -> Login:
 
 
 @pytest.mark.parametrize("encrypted", [True, False], ids=["tls", "plain"])
-@pytest.mark.parametrize("make", [_password, _token, _creds], ids=["password", "token", "creds"])
+@pytest.mark.parametrize("make", [_password, _token, _nkey, _creds], ids=["password", "token", "nkey", "creds"])
 class TestNoSecretShows:
     def url(self, scheme: str, way: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         address, options = way

@@ -13,6 +13,8 @@ from slipstream import (
     BulkWriteError,
     Connection,
     ConnectionCapabilities,
+    ConnectionEvent,
+    ConnectionState,
     CursorExpiredError,
     Drift,
     KvEntry,
@@ -46,6 +48,8 @@ def connecting() -> None:
         "tls://server",
         creds="base64",
         creds_file=Path("user.creds"),
+        nkey_seed="SU",
+        nkey_file=Path("user.nk"),
         op_timeout=5,
         name="me",
         tls=ssl.create_default_context(),
@@ -74,6 +78,17 @@ async def connection(conn: Connection) -> None:
     assert_type(await conn.stores(), list[str])
     assert_type(await conn.delete_store("config"), None)
     assert_type(conn.capabilities, ConnectionCapabilities)
+    assert_type(conn.events(), AsyncIterator[ConnectionEvent])
+    async for event in conn.events():
+        assert_type(event.state, ConnectionState)
+        assert_type(event.server, str | None)
+        assert_type(event.reason, str)
+        assert_type(event.attempt, int)
+        assert_type(event.missed, int)
+        match event:
+            case ConnectionEvent(ConnectionState.DISCONNECTED, server, reason):
+                assert_type(server, str | None)
+                assert_type(reason, str)
     await conn.store("config", reads="fastest")  # type: ignore[arg-type]
     async with connect() as entered:
         assert_type(entered, Connection)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import assert_type
 
 from pydantic import BaseModel
 
 from slipstream import (
+    ConnectionEvent,
     JsonLinesSnapshot,
     KvCache,
     KvEntry,
@@ -109,6 +110,7 @@ async def following(store: KvStore) -> None:
 def without_asyncio(version: VersionToken) -> None:
     with sync.connect("memory://", op_timeout=1) as connection:
         assert_type(connection, sync.SyncConnection)
+        assert_type(connection.events(), Iterator[ConnectionEvent])
         store = connection.store("a")
         assert_type(store.put("a", b"1"), VersionToken)
         assert_type(store.get("a"), KvEntry | None)

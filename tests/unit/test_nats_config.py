@@ -101,7 +101,7 @@ class TestServers:
 
 
 class TestAuthPriority:
-    """First match wins: creds, creds_file, the URL, none."""
+    """First match wins: creds, creds_file, nkey_seed, nkey_file, the URL, none."""
 
     @pytest.fixture
     def creds_file(self, tmp_path: Path) -> Path:
@@ -120,6 +120,15 @@ class TestAuthPriority:
         options = auth_options(config(creds_file=creds_file, url=self.url))
         assert options.keys() == {"user_credentials"}
         assert f"{JWT}file\n" in str(options["user_credentials"].data)
+
+    def test_creds_before_an_nkey(self, creds_file: Path) -> None:
+        options = auth_options(config(creds_file=creds_file, nkey_seed=SEED, nkey_file=creds_file))
+        assert options.keys() == {"user_credentials"}
+
+    def test_an_nkey_before_the_url(self, tmp_path: Path) -> None:
+        both = auth_options(config(nkey_seed=SEED, nkey_file=tmp_path / "nk", url=self.url))
+        assert both == {"nkeys_seed_str": SEED}
+        assert auth_options(config(nkey_file=tmp_path / "nk", url=self.url)) == {"nkeys_seed": str(tmp_path / "nk")}
 
     @pytest.mark.parametrize(
         ("url", "options"),
@@ -207,6 +216,9 @@ class TestRefused:
             {"creds": encoded("hunter2")},
             {"creds": encoded(CREDS).replace("=", "") + "hunter2!"},
             {"creds": ""},
+            {"nkey_seed": "hunter2"},
+            {"nkey_seed": f"{SEED}\n"},
+            {"nkey_seed": SEED.replace("SU", "SA")},  # an account's
             {"creds": encoded(CREDS)[:40]},
             {"url": "nats://user:hunter2@host", "op_timeout": 0},
             {"url": "nats://user:hunter2@host", "nonsense": 1},
@@ -235,6 +247,7 @@ class TestRefused:
         shown = [str(error), repr(error), str(error.errors()), repr(error.errors()), str(error.__cause__)]
         assert SECRET not in " ".join(shown)
         assert encoded(CREDS)[:40] not in " ".join(shown)
+        assert SEED[2:] not in " ".join(shown)
 
     def test_options_are_frozen(self) -> None:
         with pytest.raises(ValidationError):
@@ -268,6 +281,11 @@ class TestNothingShows:
         shown = f"{options} {options!r} {options.model_dump()} {options.model_dump_json()} {NatsConnection(options)!r}"
         assert encoded(CREDS)[:40] not in shown
         assert json.loads(options.model_dump_json())["creds"] == "**********"
+
+    def test_the_nkey_seed(self) -> None:
+        options = config(nkey_seed=SEED)
+        shown = f"{options} {options!r} {options.model_dump()} {options.model_dump_json()} {NatsConnection(options)!r}"
+        assert SEED not in shown
 
     def test_secrets_may_come_as_such(self) -> None:
         options = config(url=SecretStr(f"nats://user:{SECRET}@host"), creds=SecretStr(encoded(CREDS)))

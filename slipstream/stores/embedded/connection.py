@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from slipstream.errors import NotConnectedError
+from slipstream.events import ConnectionEvents
 from slipstream.interfaces import Connection, KvStore, Reads
-from slipstream.model import ConnectionCapabilities, StoreConfig
+from slipstream.model import ConnectionCapabilities, ConnectionEvent, ConnectionState, StoreConfig
 from slipstream.stores.embedded.server import EmbeddedServer, to_its_end
 
 
@@ -41,6 +42,7 @@ class EmbeddedConnection(Connection):
         self._connection: Connection | None = None
         self._closed = False
         self._closing = asyncio.Lock()
+        self._events = ConnectionEvents()
 
     async def connect(self) -> None:
         """Find or start the server and connect to it. Failed or cancelled, it leaves neither process nor lock.
@@ -75,10 +77,16 @@ class EmbeddedConnection(Connection):
     async def shutdown(self) -> None:
         """Disconnect for good; the last user of the folder waits for the server's end, within 5 s."""
         self._closed = True
-        await to_its_end(self._shutdown())
+        try:
+            await to_its_end(self._shutdown())
+        finally:
+            self._events.close()
 
     def is_healthy(self) -> bool:
         return self._connection is not None and self._connection.is_healthy()
+
+    def events(self) -> AsyncIterator[ConnectionEvent]:
+        return self._events.subscribe()
 
     @property
     def capabilities(self) -> ConnectionCapabilities:
@@ -119,7 +127,16 @@ class EmbeddedConnection(Connection):
                 await to_its_end(connection.shutdown())
             await to_its_end(server.leave())
             raise
-        return _Link(server, connection, asyncio.create_task(server.keep(), name="slipstream-embedded-keep"))
+        companions = [
+            asyncio.create_task(server.keep(), name="slipstream-embedded-keep"),
+            asyncio.create_task(self._relay(connection.events()), name="slipstream-embedded-events"),
+        ]
+        return _Link(server, connection, companions)
+
+    async def _relay(self, events: AsyncIterator[ConnectionEvent]) -> None:
+        async for event in events:
+            if event.state is not ConnectionState.CLOSED:  # that is ours to say, once the server has been left
+                self._events.emit(event)
 
     async def _shutdown(self) -> None:
         async with self._closing:
@@ -146,14 +163,15 @@ class _Link:
 
     server: EmbeddedServer
     connection: Connection
-    keeping: asyncio.Task[None]
+    companions: list[asyncio.Task[None]]
 
     async def close(self) -> None:
         try:
             await self.connection.shutdown()
         finally:
-            self.keeping.cancel()
-            await asyncio.wait([self.keeping])
+            for task in self.companions:
+                task.cancel()
+            await asyncio.wait(self.companions)
             await self.server.leave()
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self, get_args
 
 from slipstream.checks import drift
 from slipstream.errors import NotConnectedError, UnsupportedError
+from slipstream.events import ConnectionEvents
 from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
-from slipstream.model import ConnectionCapabilities, StoreConfig
+from slipstream.model import ConnectionCapabilities, ConnectionEvent, ConnectionState, StoreConfig
 from slipstream.stores.memory.server import BucketRef, MemoryServer, Session, shared_server
 from slipstream.stores.memory.store import MemoryStore
 
@@ -35,16 +37,25 @@ class MemoryConnection(Connection):
             raise ValueError(f"op_timeout is more than 0 seconds, not {op_timeout}")
         server = MemoryServer() if name is None else shared_server(name)
         self._session = Session(server, op_timeout=op_timeout)
+        self._events = ConnectionEvents()
 
     async def connect(self) -> None:
         await asyncio.sleep(0)
+        connected = self._session.healthy
         self._session.open()
+        if not connected:
+            self._events.emit(ConnectionEvent(state=ConnectionState.CONNECTED))
 
     async def shutdown(self) -> None:
         self._session.close()
+        self._events.close()
 
     def is_healthy(self) -> bool:
         return self._session.healthy
+
+    def events(self) -> AsyncIterator[ConnectionEvent]:
+        """Nothing but CONNECTED and CLOSED happens here."""
+        return self._events.subscribe()
 
     async def store(self, config: str | StoreConfig, *, reads: Reads | None = None) -> KvStore:
         """`num_replicas`, `placement` and the like are kept in the configuration and have no effect; so has `reads`."""

@@ -9,36 +9,46 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import ParseResult
 
+import nats.errors
 from nats.aio.client import Client, Srv, __version__
 from nats.aio.transport import Transport
+from nats.protocol.parser import PERMISSIONS_ERR, STALE_CONNECTION
 
 from slipstream.stores.nats.lane import OnFrames
-from slipstream.stores.nats.wire import WireError, WireReader, error_text
+from slipstream.stores.nats.transport import LaneTransport, StreamTransport
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.5
 """Seconds that the other end has to take what is left when a client is closed."""
-_PORT = 4222
 
 TESTED = ("2.16.",)
 """The versions of nats-py that the data lane was tested with."""
 INSIDES: dict[str, type] = {
     "_transport": type(None),
     "_reconnection_task": type(None),
+    "_reading_task": type(None),
+    "_ping_interval_task": type(None),
+    "_flusher_task": type(None),
+    "_status": int,
+    "_pongs_received": int,
     "_current_server": type(None),
     "_server_pool": list,
     "_pending": list,
     "_pending_data_size": int,
 }
 """Attributes of a new client, and what they hold."""
+_LEFT_TO_NATS_PY = (PERMISSIONS_ERR, STALE_CONNECTION)
 CALLS: dict[str, list[str]] = {
     "_connect_to_server": ["self", "s"],
     "_process_op_err": ["self", "e"],
+    "_process_err": ["self", "err_msg"],
+    "_attempt_reconnect": ["self"],
+    "_send_ping": ["self", "future"],
+    "force_reconnect": ["self"],
     "_process_info": ["self", "info", "initial_connection"],
     "new_inbox": ["self"],
     "close": ["self"],
@@ -77,20 +87,75 @@ def changed() -> list[str]:
 
 
 class StoreClient(Client):
-    """nats-py's client, but one that lets go of lost connections and insists on TLS.
+    """nats-py's client, but one that lets go of lost connections, never gives up, and insists on TLS.
 
     Attributes:
         wants_certificate: the server that was tried last asks for one of the client.
+        on_lost: called at once when a connection ends, with the reason if there is one; more than once for some.
+        on_attempt: called with the server before each attempt to connect to one.
+        attempts: how often a connection was tried.
     """
 
     wants_certificate = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_lost: Callable[[Exception | None], None] = _nothing
+        self.on_attempt: Callable[[ParseResult], None] = _nothing
+        self.attempts = 0
+        self._redialler: asyncio.Task[None] | None = None
+
+    @property
+    def pongs(self) -> int:
+        """How many pings have been answered."""
+        return self._pongs_received
+
+    @property
+    def is_redialling(self) -> bool:
+        """A task is at work to connect again."""
+        return self._reconnection_task is not None and not self._reconnection_task.done()
+
+    async def ping(self) -> None:
+        """Send a ping; its answer counts in `pongs`."""
+        await self._send_ping()
+
+    async def redial(self, why: Exception) -> None:
+        """Drop the connection and connect again, whatever nats-py believes about it."""
+        if self.is_closed:
+            return
+        self.on_lost(why)
+        _let_go(self)
+        # nats-py would do nothing where it takes itself to be reconnecting already: the task may be dead.
+        self._status = Client.CONNECTED
+        await self.force_reconnect()
 
     async def _process_op_err(self, e: Exception) -> None:
         # nats-py waits for the lost socket to take what is buffered: for ever, where the other end only stopped
         # reading. And it would send what it still holds on the next connection, long after its deadline.
         if not self.is_closed and not self.is_reconnecting:
+            self.on_lost(e)
             _let_go(self)
         await super()._process_op_err(e)
+
+    async def _process_err(self, err_msg: str) -> None:
+        # Where the server says why it ends a connection (credentials that have expired, for one), nats-py closes for
+        # good. It is a lost connection like any other: the next one may read renewed credentials.
+        if any(known in err_msg for known in _LEFT_TO_NATS_PY):
+            await super()._process_err(err_msg)
+            return
+        said = err_msg.strip("' ")
+        await self._process_op_err(nats.errors.Error(f"the server said: {said}"))
+
+    async def _attempt_reconnect(self) -> None:
+        # One at a time: nats-py cancels the one before and goes on at once, and wait_for may swallow that (3.11). Two
+        # of them would take each other's sockets away.
+        while (before := self._redialler) is not None and not before.done():
+            before.cancel()
+            await asyncio.wait({before}, timeout=_PATIENCE)
+        self._redialler = asyncio.current_task()
+        if self.is_connected:  # the one before got through after all, and what it made is dropped now
+            self.on_lost(None)
+        await super()._attempt_reconnect()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # nats-py encrypts where the server demands it. Whoever sits between could claim that it does not, and be told
@@ -112,9 +177,21 @@ class StoreClient(Client):
         return any(one.uri.scheme == "tls" for one in trusted)
 
     async def _connect_to_server(self, s: Srv) -> None:
+        self.attempts += 1
+        self.on_attempt(s.uri)
+        # An attempt that failed late leaves tasks behind that would read from this one's socket.
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        self._renew_transport(s)
+        async with asyncio.timeout(self.options["connect_timeout"]):  # a WebSocket's own bound is minutes
+            await super()._connect_to_server(s)
+
+    def _renew_transport(self, server: Srv) -> None:
         # nats-py forgets the socket of an attempt to reconnect that failed, and leaves it open.
         _drop_socket(self)
-        await super()._connect_to_server(s)
+        if server.uri.scheme not in ("ws", "wss"):
+            self._transport = StreamTransport()
 
 
 class LaneClient(StoreClient):
@@ -122,21 +199,22 @@ class LaneClient(StoreClient):
 
     Attributes:
         routes: for each of our subscription ids what takes its messages.
-        on_lost: called at once when a connection ends, for whatever reason.
         on_error_text: called with what the server says in an `-ERR`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.routes: dict[bytes, OnFrames] = {}
-        self.on_lost: Callable[[], None] = _nothing
         self.on_error_text: Callable[[str], None] = _nothing
 
-    async def _connect_to_server(self, s: Srv) -> None:
+    def _renew_transport(self, server: Srv) -> None:
         _let_go(self)
         # A new one for every connection: what the last one left half read or unsent ends with it.
         self._transport = LaneTransport(self)
-        await super(StoreClient, self)._connect_to_server(s)
+
+    def transport_ended(self, transport: LaneTransport, error: Exception | None) -> None:
+        if self._transport is transport:
+            self.on_lost(error)
 
     def send(self, command: bytes) -> None:
         """Send it with whatever else is sent in this turn of the loop; dropped if the connection is gone."""
@@ -145,181 +223,7 @@ class LaneClient(StoreClient):
             transport.write(command)
 
 
-class LaneTransport(Transport, asyncio.Protocol):
-    """One TCP or TLS connection: nats-py's part of the conversation is handed to it, ours never gets there.
-
-    What is written in one turn of the loop leaves in one write. Nothing waits for a peer that may be gone.
-    """
-
-    def __init__(self, client: LaneClient) -> None:
-        self._client = client
-        self._reader = WireReader(client.routes)
-        self._greeting: bytearray | None = bytearray()
-        self._others: list[bytes] = []
-        self._out: list[bytes] = []
-        self._io: asyncio.Transport | None = None
-        self._over = False
-        self._error: Exception | None = None
-        self._full = False
-        self._moved = asyncio.Event()
-        self._room = asyncio.Event()
-        self._ended = asyncio.Event()
-
-    # What nats-py asks for.
-
-    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        assert uri.hostname is not None, "checked with the configuration"
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(connect_timeout):
-            await loop.create_connection(lambda: self, uri.hostname, uri.port or _PORT)
-
-    async def connect_tls(
-        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
-    ) -> None:
-        self._flush()
-        assert self._io is not None, "connect comes first"
-        hostname = uri if isinstance(uri, str) else uri.hostname
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(connect_timeout):
-            self._io = await loop.start_tls(self._io, self, ssl_context, server_hostname=hostname)
-
-    def write(self, payload: bytes) -> None:
-        if not self._over:
-            if not self._out:
-                asyncio.get_running_loop().call_soon(self._flush)
-            self._out.append(payload)
-
-    def writelines(self, payload: list[bytes]) -> None:
-        for part in payload:
-            self.write(part)
-
-    async def drain(self) -> None:
-        self._flush()
-        while self._full and not self._over and not self._client.is_closed:
-            await self._room.wait()
-        if self._over and not self._client.is_closed:
-            raise ConnectionResetError("the connection is gone")
-
-    async def readline(self) -> bytes:
-        """A line of the greeting. What comes after it goes through `read`."""
-        assert self._greeting is not None, "the greeting is over"
-        while b"\n" not in self._greeting and not self._over:
-            self._moved.clear()
-            await self._moved.wait()
-        if self._error is not None:
-            raise self._error
-        line, newline, rest = self._greeting.partition(b"\n")
-        self._greeting = rest
-        return bytes(line + newline)
-
-    async def read(self, buffer_size: int) -> bytes:
-        """Whole operations that are not ours; empty at the end."""
-        if self._greeting is not None:
-            early, self._greeting = bytes(self._greeting), None
-            self.data_received(early)
-        while not self._others and not self._over:
-            self._moved.clear()
-            await self._moved.wait()
-        if not self._others and self._error is not None:
-            raise self._error
-        taken = b"".join(self._others)
-        self._others.clear()
-        return taken
-
-    def at_eof(self) -> bool:
-        return self._over and not self._others and self._error is None
-
-    def close(self) -> None:
-        # Reconnecting means that this connection is lost: nobody takes what is left.
-        if self._client.is_reconnecting or self._io is None:
-            self.abort()
-        else:
-            self._flush()
-            self._end(None)
-            self._io.close()
-
-    async def wait_closed(self) -> None:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self._ended.wait()
-        except TimeoutError:
-            _log.debug("the other end did not take the last bytes")
-        finally:
-            self.abort()
-
-    def __bool__(self) -> bool:
-        return True
-
-    # What asyncio tells.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._io = transport
-        if self._over:
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._over:
-            return
-        if self._greeting is not None:
-            self._greeting += data
-            self._moved.set()
-            return
-        try:
-            others = self._reader.feed(data)
-        except WireError as error:
-            self.abort(ConnectionError(f"not the NATS protocol: {error}"))
-            return
-        if others:
-            for operation in others:
-                text = error_text(operation)
-                if text is not None:
-                    self._client.on_error_text(text)
-            self._others += others
-            self._moved.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(exc)
-        self._ended.set()
-
-    def pause_writing(self) -> None:
-        self._full = True
-        self._room.clear()
-
-    def resume_writing(self) -> None:
-        self._full = False
-        self._room.set()
-
-    # Inside.
-
-    def abort(self, error: Exception | None = None) -> None:
-        """End it now; what was not sent is dropped. Safe to repeat."""
-        self._end(error)
-        if self._io is None:
-            self._ended.set()
-            return
-        # What asyncio raises where a transport has closed already, after handing over its buffer.
-        with contextlib.suppress(AttributeError):
-            self._io.abort()
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and self._io is not None and not self._over:
-            self._io.write(out[0] if len(out) == 1 else b"".join(out))
-
-    def _end(self, error: Exception | None) -> None:
-        if self._over:
-            return
-        self._over = True
-        self._error = error
-        self._out = []
-        self._moved.set()
-        self._room.set()
-        if self._client._transport is self:
-            self._client.on_lost()
-
-
-async def hang_up(client: Client) -> None:
+async def hang_up(client: StoreClient) -> None:
     """Close a client that `dial` gave. Bounded: what the other end does not take any more is dropped."""
     closing = asyncio.create_task(_close(client), name="slipstream-close")
     try:
@@ -332,10 +236,10 @@ async def hang_up(client: Client) -> None:
         closing.cancel()
     elif closing.exception() is not None:
         _log.debug("closing the client: %s", closing.exception())
-    reconnecting = client._reconnection_task
-    while reconnecting is not None and not reconnecting.done():
-        reconnecting.cancel()  # again: wait_for swallows the one that meets the end of what it waits for (3.11)
-        await asyncio.wait({reconnecting}, timeout=_PATIENCE)
+    for reconnecting in (client._reconnection_task, client._redialler):
+        while reconnecting is not None and not reconnecting.done():
+            reconnecting.cancel()  # again: wait_for swallows the one that meets the end of what it waits for (3.11)
+            await asyncio.wait({reconnecting}, timeout=_PATIENCE)
 
 
 async def _close(client: Client) -> None:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 SCHEMES = ("nats", "tls", "ws", "wss")
-_SECRETS = ("url", "creds")
+_SECRETS = ("url", "creds", "nkey_seed")
+_SEED = re.compile(r"SU[A-Z2-7]{56}")
 _CREDS = re.compile(
     r"-BEGIN NATS USER JWT-+\s+(?P<jwt>[-_.=a-zA-Z0-9]+)\s+-+END NATS USER JWT-"
     r".*-BEGIN USER NKEY SEED-+\s+(?P<seed>SU[A-Z2-7]{56})\s+-+END USER NKEY SEED-",
@@ -28,13 +29,16 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class NatsConnectionConfig(BaseModel):
     """Every option of a NATS connection. Raises: pydantic's ValidationError, a ValueError, without the input in it.
 
-    Credentials, the first that is there: `creds`, `creds_file`, `user:password@` or `token@` in the URL, none.
+    Credentials, the first that is there: `creds`, `creds_file`, `nkey_seed`, `nkey_file`, `user:password@` or `token@`
+    in the URL, none.
 
     Attributes:
         url: one server or several, separated by commas: `nats://`, `tls://`, `ws://` or `wss://`. The user and password
             of one hold for all, and for the servers that a cluster names. `@ / ? # , %` in them are percent-encoded.
         creds: the content of a `.creds` file, base64-encoded.
         creds_file: the path of a `.creds` file, read again for every attempt to connect.
+        nkey_seed: the seed of a user's nkey, `SU` and 56 more characters, for servers that list public nkeys.
+        nkey_file: the path of a file that holds nothing but such a seed.
         op_timeout: seconds that any single operation may take, retries included.
         name: what the server's monitoring shows for this connection.
         tls: context for `tls://` and `wss://`; None is the system's defaults.
@@ -61,6 +65,8 @@ class NatsConnectionConfig(BaseModel):
     url: SecretStr = SecretStr(DEFAULT_URL)
     creds: SecretStr | None = None
     creds_file: Path | None = None
+    nkey_seed: SecretStr | None = None
+    nkey_file: Path | None = None
     op_timeout: Seconds = 30.0
     name: str | None = None
     tls: ssl.SSLContext | None = None
@@ -69,7 +75,7 @@ class NatsConnectionConfig(BaseModel):
     connect_timeout: Seconds = 2.0
     ping_interval: Seconds = 2.0
     max_pings_out: Annotated[int, Field(ge=1)] = 2
-    reconnect_max_wait: Seconds = 2.0
+    reconnect_max_wait: Seconds = 1.0
     heartbeat: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 2.0
     inbox_prefix: Annotated[str, Field(pattern=r"^[-_a-zA-Z0-9$]+(\.[-_a-zA-Z0-9$]+)*$")] = "_INBOX"
     retry_writes: bool = True
@@ -105,6 +111,13 @@ class NatsConnectionConfig(BaseModel):
         if creds is not None:
             decode_creds(creds.get_secret_value())
         return creds
+
+    @field_validator("nkey_seed")
+    @classmethod
+    def _check_nkey_seed(cls, seed: SecretStr | None) -> SecretStr | None:
+        if seed is not None and _SEED.fullmatch(seed.get_secret_value()) is None:
+            raise ValueError("nkey_seed is the seed of a user's nkey: SU and 56 more of A-Z and 2-7")
+        return seed
 
     @property
     def servers(self) -> list[str]:
@@ -146,6 +159,10 @@ def auth_options(config: NatsConnectionConfig) -> dict[str, Any]:
         return {"user_credentials": RawCredentials(decode_creds(config.creds.get_secret_value()))}
     if config.creds_file is not None:
         return {"user_credentials": _CredentialsFile(config.creds_file)}
+    if config.nkey_seed is not None:
+        return {"nkeys_seed_str": config.nkey_seed.get_secret_value()}
+    if config.nkey_file is not None:
+        return {"nkeys_seed": str(config.nkey_file)}
     for server in split_servers(config.url.get_secret_value()):
         login = _login(_parsed(server))
         if login is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,9 +15,10 @@ from slipstream.errors import (
     NotConnectedError,
     UnsupportedError,
 )
+from slipstream.events import ConnectionEvents
 from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
-from slipstream.model import ConnectionCapabilities, StoreConfig
+from slipstream.model import ConnectionCapabilities, ConnectionEvent, StoreConfig
 from slipstream.stores.nats.abilities import abilities
 from slipstream.stores.nats.api import JetStreamApi, StreamInfo
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, largest_value, settle
@@ -50,6 +51,7 @@ class NatsConnection(Connection):
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._events = ConnectionEvents()
         self._warned: set[tuple[str, str]] = set()
 
     @classmethod
@@ -57,7 +59,8 @@ class NatsConnection(Connection):
         """A connection over a nats-py client that you connected. It is never closed, redialled or set up anew.
 
         It is as healthy as the client, and opened by its first use; `connect()` only tells early what is wrong.
-        The client's events cannot be subscribed to: a disconnect is noticed within half a second, by looking.
+        Its callbacks are its owner's: a disconnect is noticed within half a second, by looking, and `events()` tells
+        neither of attempts to reconnect nor of a lame duck.
         """
         connection = cls(NatsConnectionConfig(op_timeout=op_timeout, domain=domain))
         connection._borrowed = client
@@ -81,6 +84,7 @@ class NatsConnection(Connection):
                 await self._learn_features(opened, ends_at)
             if self._wants_session():
                 self._session, superfluous = opened, self._session
+                opened.report_to(self._events.emit)
         finally:
             self._opening.discard(opened)
             if superfluous is not None:
@@ -98,6 +102,9 @@ class NatsConnection(Connection):
         if self._session is None:
             return not self._closed and self._borrowed is not None and self._borrowed.is_connected
         return not self._closed and self._session.lane.is_connected
+
+    def events(self) -> AsyncIterator[ConnectionEvent]:
+        return self._events.subscribe()
 
     @property
     def capabilities(self) -> ConnectionCapabilities:
@@ -191,6 +198,12 @@ class NatsConnection(Connection):
     # Inside.
 
     async def _close(self) -> None:
+        try:
+            await self._end()
+        finally:
+            self._events.close()
+
+    async def _end(self) -> None:
         session = self._session
         if self._background and session is not None and session.lane.is_connected:
             await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)

@@ -34,8 +34,8 @@ _LINE_BYTES = 4096
 class DataLane(Lane):
     """Requests matched by a counter in the reply subject, subscriptions by ids of our own.
 
-    Life and liveness of the connection stay nats-py's; its events are forwarded to `disconnected`, `reconnected` and
-    `closed`. The end of a connection is learned before, from the socket.
+    Life and liveness of the connection stay nats-py's. The owner of the client forwards its events to `disconnected`,
+    `reconnected` and `closed`.
     """
 
     def __init__(self, client: LaneClient) -> None:
@@ -52,7 +52,6 @@ class DataLane(Lane):
 
     async def open(self) -> None:
         """Subscribe the inbox. The client is connected."""
-        self._client.on_lost = self.disconnected
         self._client.on_error_text = self._refused
         self._subscribe(f"{self._inbox}.*", self._answered)
         if self._client.is_connected:

@@ -9,7 +9,7 @@ import pytest
 
 from slipstream.errors import KvError, NotConnectedError
 from slipstream.interfaces import Connection, KvStore
-from slipstream.model import VersionToken
+from slipstream.model import ConnectionState, VersionToken
 from slipstream.testing._waiting import LIMIT, bounded, collect, ticks
 from slipstream.testing.contract.base import BackendContract, ConnectAgain, NewConnection
 
@@ -72,7 +72,7 @@ def each_connection_operation() -> pytest.MarkDecorator:
 
 
 class LifecycleContract(BackendContract):
-    """`connect`, `shutdown`, `is_healthy` and `capabilities`."""
+    """`connect`, `shutdown`, `is_healthy`, `events` and `capabilities`."""
 
     async def test_a_connection_is_healthy_between_connect_and_shutdown(self, new_connection: NewConnection) -> None:
         connection = new_connection(op_timeout=LIMIT)
@@ -81,6 +81,45 @@ class LifecycleContract(BackendContract):
         assert connection.is_healthy()
         await connection.shutdown()
         assert not connection.is_healthy()
+
+    async def test_events_begin_with_connected_and_end_after_shutdown(self, new_connection: NewConnection) -> None:
+        connection = new_connection(op_timeout=LIMIT)
+        before = connection.events()
+        await connection.connect()
+        after = connection.events()
+        async with bounded():
+            for events in (before, after):
+                assert (await anext(events)).state is ConnectionState.CONNECTED
+            await connection.shutdown()
+            for events in (before, after, connection.events()):
+                assert [event.state async for event in events] == [ConnectionState.CLOSED]
+
+    async def test_a_cancelled_wait_for_an_event_loses_none(self, connect_again: ConnectAgain) -> None:
+        connection = await connect_again()
+        events = connection.events()
+        async with bounded():
+            await anext(events)
+            for turns in range(4):
+                waiting = asyncio.ensure_future(anext(events))
+                await ticks(turns)
+                assert not waiting.done()
+                waiting.cancel()
+                await asyncio.wait({waiting})
+            await connection.shutdown()
+            assert (await anext(events)).state is ConnectionState.CLOSED
+
+    async def test_shutdown_wakes_whoever_waits_for_an_event(self, connect_again: ConnectAgain) -> None:
+        connection = await connect_again()
+
+        async def follow() -> list[ConnectionState]:
+            return [event.state async for event in connection.events()]
+
+        async with bounded(), asyncio.TaskGroup() as group:
+            followers = [group.create_task(follow()) for _ in range(3)]
+            await ticks(20)
+            await connection.shutdown()
+        for follower in followers:
+            assert follower.result() == [ConnectionState.CONNECTED, ConnectionState.CLOSED]
 
     async def test_before_connect_capabilities_are_not_known(self, new_connection: NewConnection) -> None:
         with pytest.raises(NotConnectedError):
