@@ -335,11 +335,6 @@ class Intake:
         return self._taken
 
     @property
-    def level(self) -> bool:
-        """The consumer has sent all there was, as far as it said."""
-        return self.pending == 0 and not self._flow
-
-    @property
     def outstanding(self) -> int:
         """Updates not handed out yet, here and on the server."""
         return self.pending + self._queued - self._taken + len(self._held)
