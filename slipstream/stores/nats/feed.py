@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
 
 from slipstream.channel import Channel
 from slipstream.errors import KvError, NotConnectedError, OperationTimeoutError, WatchError
 from slipstream.model import KvUpdate, WatchCursor
-from slipstream.resume import Seen, gap_is_benign, initial_state_complete
-from slipstream.stores.nats.api import StreamInfo
+from slipstream.resume import initial_state_complete
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError
 from slipstream.stores.nats.intake import Arrival, Intake, OutOfStep
 from slipstream.stores.nats.lane import Disconnected, Frame, Listener, NoResponders, read_frame
-from slipstream.stores.nats.opening import FeedOptions, expired, open_consumer
+from slipstream.stores.nats.lookout import Lookout
+from slipstream.stores.nats.opening import FeedOptions, open_consumer
 from slipstream.stores.nats.tail import tail_revisions
 
 _log = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ _MAX_BYTES = 64 * 1024 * 1024
 """The server keeps at most 32 MiB unanswered under flow control (JsFlowControlMaxPending), plus one message."""
 _TOO_SLOW = "the reader is too slow for what is under way"
 _MISSED_HEARTBEATS = 3
-_LOOKS = 4
-"""So often while a mark of expiry lasts a watch finds out whether it is level with its bucket."""
 _QUIET_SECONDS = 0.05
 
 
@@ -52,9 +49,8 @@ class Feed(Listener):
         self._consumer: PushConsumer | None = None
         self._generation = 0
         self._runner: asyncio.Task[None] | None = None
-        self._seen: Seen | None = None
+        self._lookout = Lookout(bucket, options)
         self._heard_at = 0.0
-        self._looked_at = 0.0
         self._broken: str | None = None
         self._alarm = asyncio.Event()
         self._moved = asyncio.Event()
@@ -70,7 +66,7 @@ class Feed(Listener):
         revision = self._intake.handed_out
         if revision == self._options.cursor.revision:
             return self._options.cursor
-        return WatchCursor(revision=revision, incarnation=self._seen.last.incarnation if self._seen else None)
+        return WatchCursor(revision=revision, incarnation=self._lookout.incarnation)
 
     @property
     def complete(self) -> bool:
@@ -212,8 +208,8 @@ class Feed(Listener):
     def _after_arrivals(self) -> None:
         if self._intake.held_after is not None:
             self._alarm.set()
-        elif self._seen is not None:
-            self._seen = self._seen.received(self._intake.received)
+        else:
+            self._lookout.received(self._intake.received)
         self._moved.set()
         self._settle()
 
@@ -264,7 +260,7 @@ class Feed(Listener):
         allowed = self._bucket.heartbeat * _MISSED_HEARTBEATS
         while not self._updates.closed:
             try:
-                async with asyncio.timeout(max(min(allowed - self.last_heard, self._next_look()), 0.01)):
+                async with asyncio.timeout(max(min(allowed - self.last_heard, self._lookout.due_in), 0.01)):
                     await self._alarm.wait()
             except TimeoutError:
                 if self.last_heard >= allowed and self._broken is None:
@@ -272,36 +268,16 @@ class Feed(Listener):
             self._alarm.clear()
             if self._broken is None and self._intake.held_after is not None:
                 await self._look_into_gap(self._intake.held_after)
-            if self._broken is None and self._next_look() <= 0:
+            if self._broken is None and self._lookout.due_in <= 0:
                 await self._look(allowed)
             if self._broken is not None:
                 await self._restart()
 
-    def _next_look(self) -> float:
-        """Seconds until it is time to find out whether the watch is level."""
-        lasting = self._bucket.retention.marker_seconds
-        if lasting is None or self._options.ends or self._seen is None:
-            return math.inf
-        return self._looked_at + lasting / _LOOKS - asyncio.get_running_loop().time()
-
-    async def _look(self, allowed: float) -> None:
-        """See how far the bucket goes, so that it is known of a later moment that all before it was received.
-
-        Heartbeats cannot say it: one that was read late, by a process that was stopped, is of long ago.
-        """
-        self._looked_at = asyncio.get_running_loop().time()
-        if self._seen is not None and not self._seen.is_level:
-            return  # the last look has not been reached; a newer one would be even further away
+    async def _look(self, within: float) -> None:
         generation = self._generation
-        try:
-            async with asyncio.timeout(allowed):
-                info = await self._bucket.api.stream_info(self._bucket.stream)
-        except (TimeoutError, *LANE_FAILURES) as error:
-            # Then it is not known; and if there is more to it, the heartbeats stop.
-            _log.debug("no look at %s: %r", self._bucket.name, error)
-            return
-        if generation == self._generation and self._intake.held_after is None:
-            self._saw(info, self._intake.received)
+        info = await self._lookout.look(within)
+        if info is not None and generation == self._generation and self._intake.held_after is None:
+            self._lookout.saw(info, self._intake.received)
 
     async def _look_into_gap(self, position: int) -> None:
         """Something may have been evicted after the position: hand on what came after it only if not."""
@@ -313,22 +289,9 @@ class Feed(Listener):
             return
         if generation != self._generation:
             return
-        self._saw(info, position)
-        if not gap_is_benign(
-            position=position, first_revision=info.view.first_revision, retention=self._bucket.retention
-        ):
-            raise expired(self._bucket, self._options, "compacted", info.view, position, self._seen)
+        self._lookout.judge_gap(info, position)
         self._accept(self._intake.release())
         self._after_arrivals()
-
-    def _saw(self, info: StreamInfo, position: int | None) -> None:
-        """The bucket was looked at, with everything up to the position received."""
-        if self._seen is None:
-            return
-        if info.view.incarnation != self._seen.last.incarnation:
-            raise expired(self._bucket, self._options, "recreated", info.view, position, self._seen)
-        self._seen = self._seen.looked(info.view, info.at).received(position)
-        self._looked_at = asyncio.get_running_loop().time()
 
     async def _restart(self) -> None:
         """Set up a new consumer, for as long as it takes. Raises where nothing can help."""
@@ -355,7 +318,7 @@ class Feed(Listener):
     async def _start(self) -> None:
         """Make a consumer after what was received."""
         self._drop_consumer()
-        resuming = self._seen is not None
+        resuming = self._lookout.seen is not None
         self._generation += 1
         generation = self._generation
         self._broken = None
@@ -375,10 +338,11 @@ class Feed(Listener):
             self._options,
             on_frames,
             revision=self._intake.received,
-            seen=self._seen,
+            seen=self._lookout.seen,
         )
-        self._consumer, self._seen = consumer, seen
-        self._heard_at = self._looked_at = asyncio.get_running_loop().time()
+        self._consumer = consumer
+        self._lookout.opened(seen)
+        self._heard_at = asyncio.get_running_loop().time()
         self._intake.counted(consumer.pending)
         if not self._options.ends:
             # A scan may pass over a tombstone: what it returned was there meanwhile. A watch may not.
