@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from typing import Any
 
 from slipstream.errors import UnsupportedError
@@ -15,6 +14,7 @@ from slipstream.stores.nats.api import ConsumerCreated
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses
 from slipstream.stores.nats.error_map import CONSUMER_NOT_FOUND, ApiError
 from slipstream.stores.nats.lane import Closed, Disconnected, NoResponders, OnFrames, Subscription
+from slipstream.stores.nats.naming import consumer_metadata, consumer_name
 from slipstream.stores.nats.stream_config import NANOSECONDS
 
 _log = logging.getLogger(__name__)
@@ -56,9 +56,10 @@ class PushConsumer:
         """
         inbox = bucket.lane.new_inbox()
         subscription = await bucket.lane.subscribe(inbox, on_frames)
-        consumer = cls(bucket, f"slipstream-{purpose}-{secrets.token_hex(8)}", subscription)
+        consumer = cls(bucket, consumer_name(bucket.application, purpose), subscription)
         config: dict[str, Any] = {
             "name": consumer.name,
+            "metadata": consumer_metadata(bucket.application, purpose),
             "ack_policy": "none",
             "max_deliver": 1,
             "replay_policy": "instant",
