@@ -47,6 +47,7 @@ class Feed(Listener):
         )
         self._updates: Channel[KvUpdate] = Channel(max_bytes=_MAX_BYTES)
         self._consumer: PushConsumer | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._runner: asyncio.Task[None] | None = None
         self._lookout = Lookout(bucket, options)
@@ -337,6 +338,7 @@ class Feed(Listener):
             self._bucket,
             self._options,
             on_frames,
+            leaving=self._leaving,
             revision=self._intake.received,
             seen=self._lookout.seen,
         )

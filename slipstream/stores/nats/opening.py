@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,12 +45,19 @@ def accepting(prefixes: tuple[str, ...]) -> Callable[[str], bool] | None:
 
 
 async def open_consumer(
-    bucket: Bucket, options: FeedOptions, on_frames: OnFrames, *, revision: int | None, seen: Seen | None
+    bucket: Bucket,
+    options: FeedOptions,
+    on_frames: OnFrames,
+    *,
+    leaving: set[asyncio.Task[None]],
+    revision: int | None,
+    seen: Seen | None,
 ) -> tuple[PushConsumer, Seen, int]:
     """A consumer after `revision`, with both ends and the incarnation compared before and after it is made.
 
     Returns: with it what the feed knows of the bucket then, and the last revision from before.
     Args:
+        leaving: the removals of the feed's earlier consumers, as far as they are under way.
         seen: what a running feed knows of the bucket; None for a feed that begins, which is judged strictly.
     Raises: CursorExpiredError, and what `PushConsumer.open` raises.
     """
@@ -60,6 +68,7 @@ async def open_consumer(
         consumer = await PushConsumer.open(
             bucket,
             on_frames,
+            leaving=leaving,
             purpose=options.purpose,
             filters=options.filters,
             start_after=revision,
