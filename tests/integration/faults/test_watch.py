@@ -21,6 +21,7 @@ from slipstream.stores.nats import feed as feed_module
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.lane import Frame, OnFrames
 from slipstream.stores.nats.opening import open_consumer
+from slipstream.stores.nats.watcher import NatsWatch
 from slipstream.testing._raw import Raw, raw_client
 from slipstream.testing._waiting import (
     LIMIT,
@@ -75,6 +76,14 @@ async def until(condition: Callable[[], bool]) -> None:
         return condition()
 
     await eventually(holds)
+
+
+async def heard_again(watch: Watch) -> None:
+    """Return when the server has said something."""
+    assert isinstance(watch, NatsWatch)
+    assert watch._feed is not None
+    feed, heard_at = watch._feed, watch._feed._heard_at
+    await until(lambda: feed._heard_at > heard_at)
 
 
 async def read_on(watch: Watch, into: list[KvUpdate]) -> None:
@@ -140,17 +149,24 @@ class TestQuietPrefix:
                 await stack.enter_async_context(writing(writer, ledger, f"loud.{number}.", keys=500))
             cursor = None
             for turn in range(6):
-                async with store.watch("quiet.", cursor=cursor) as watch, background(read_on(watch, seen)):
-                    async with bounded():
-                        await watch.wait_hydrated()
-                    # Written while heartbeats of ever higher positions come; the cursor is saved at any moment of it.
-                    for _ in range(20):
+                async with store.watch("quiet.", cursor=cursor) as watch:
+                    async with background(read_on(watch, seen)):
+                        async with bounded():
+                            await watch.wait_hydrated()
+                        # Written while heartbeats of ever higher positions come.
+                        for _ in range(20):
+                            quiet += 1
+                            await put(store, ledger, f"quiet.{quiet % 7}", b"%d" % quiet)
+                            await ticks(random.randrange(200))
+                        if turn % 2:
+                            newest = max(ledger.acknowledged)
+                            await until(lambda: (watch.cursor.as_u64() or 0) >= newest)  # noqa: B023 - awaited here
+                    if turn % 2 == 0:
+                        # Heartbeats pass what nobody has taken: the cursor may not.
                         quiet += 1
                         await put(store, ledger, f"quiet.{quiet % 7}", b"%d" % quiet)
-                        await ticks(random.randrange(200))
-                    if turn % 2:
-                        newest = max(ledger.acknowledged)
-                        await until(lambda: (watch.cursor.as_u64() or 0) >= newest)  # noqa: B023 - awaited here
+                        for _ in range(3):
+                            await heard_again(watch)
                     cursor = watch.cursor
                 quiet += 1
                 await put(store, ledger, f"quiet.{quiet % 7}", b"%d" % quiet)  # while nobody watches
