@@ -11,8 +11,10 @@ from slipstream.errors import OperationTimeoutError
 from slipstream.interfaces import KvStore
 from slipstream.stores.nats import NatsConnection
 from slipstream.stores.nats import consumer as consumer_module
-from slipstream.testing._raw import raw_client
-from slipstream.testing._waiting import LIMIT, eventually
+from slipstream.stores.nats.feed import Feed
+from slipstream.stores.nats.lane import Frame
+from slipstream.testing._raw import Raw, raw_client
+from slipstream.testing._waiting import LIMIT, bounded, eventually
 from slipstream.testing.proxy import FaultProxy
 from slipstream.testing.server import NatsServer
 
@@ -53,6 +55,7 @@ class TestSettledBucket:
 
 class TestDeadPath:
     @pytest.mark.parametrize("listing", ["keys", "scan", "iter_scan", "history"])
+    @pytest.mark.parametrize("when", ["while it is set up", "while it delivers"])
     async def test_it_ends_in_time_and_the_server_reaps_the_consumer_although_the_path_never_heals(
         self,
         connect: Connect,
@@ -61,6 +64,7 @@ class TestDeadPath:
         bucket: str,
         monkeypatch: pytest.MonkeyPatch,
         listing: str,
+        when: str,
     ) -> None:
         monkeypatch.setattr(consumer_module, "_INACTIVE_SECONDS", 1)
         proxy = await fault_proxy("127.0.0.1", nats_server.port)
@@ -82,14 +86,8 @@ class TestDeadPath:
                     return await store.history("k.001")
 
         async with raw_client(nats_server.url) as raw:
-            proxy.latency(0.1)  # long enough to be caught in the middle
             listing_task = asyncio.create_task(work())
-
-            async def under_way() -> bool:
-                return bool(await raw.consumers(bucket))
-
-            await eventually(under_way)
-            proxy.black_hole()
+            await self._dies(proxy, raw, bucket, monkeypatch, when)
             # In time: op_timeout and a moment to let go. What hangs, hangs for good.
             async with asyncio.timeout(LIMIT):
                 with pytest.raises(OperationTimeoutError):
@@ -99,3 +97,26 @@ class TestDeadPath:
             await connection.shutdown()
             await proxy.aclose()
             await raw.no_consumers(bucket)
+
+    async def _dies(self, proxy: FaultProxy, raw: Raw, bucket: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+        if when == "while it is set up":
+            proxy.latency(0.1)  # long enough to be caught before the answer is there
+
+            async def under_way() -> bool:
+                return bool(await raw.consumers(bucket))
+
+            await eventually(under_way)
+            proxy.black_hole()
+            return
+        proxy.bandwidth(100_000)  # not all of it comes at once
+        delivering = asyncio.Event()
+        on_frames = Feed._on_frames
+
+        def noticed(feed: Feed, generation: int, frames: list[Frame]) -> None:
+            on_frames(feed, generation, frames)
+            proxy.black_hole()
+            delivering.set()
+
+        monkeypatch.setattr(Feed, "_on_frames", noticed)
+        async with bounded():
+            await delivering.wait()
