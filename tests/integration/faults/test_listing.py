@@ -108,7 +108,7 @@ class TestDeadPath:
             await eventually(under_way)
             proxy.black_hole()
             return
-        proxy.bandwidth(100_000)  # not all of it comes at once
+        proxy.bandwidth(1_000_000)  # not all of it comes at once, and what is asked meanwhile is answered in time
         delivering = asyncio.Event()
         on_frames = Feed._on_frames
 
