@@ -289,6 +289,8 @@ class TestTold:
         bucket: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        if tuple(int(part) for part in nats_server.version().partition("-")[0].split(".")) < (2, 11, 2):
+            return  # keys do not expire one by one there, and leave no mark
         proxy = await fault_proxy("127.0.0.1", nats_server.port)
         config = StoreConfig(name=bucket, marker_ttl=timedelta(seconds=2))
         store = await (await connect(proxy.url, **QUICK)).store(config)
