@@ -30,9 +30,7 @@ No longer: of a consumer that was on a node that died, no word ever comes.
 class PushConsumer:
     """Messages of the filters, pushed in stream order: from a sequence on, or beginning with the last of each key."""
 
-    def __init__(
-        self, bucket: Bucket, name: str, subscription: Subscription, leaving: set[asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, bucket: Bucket, name: str, subscription: Subscription, leaving: set[asyncio.Task[None]]) -> None:
         self._bucket = bucket
         self._subscription = subscription
         self._leaving = leaving

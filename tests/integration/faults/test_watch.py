@@ -78,6 +78,24 @@ async def until(condition: Callable[[], bool]) -> None:
     await eventually(holds)
 
 
+@asynccontextmanager
+async def counting_consumers(raw: Raw, bucket: str, counts: list[int]) -> AsyncIterator[None]:
+    """Note beside the block, over and over, how many consumers the bucket has."""
+    leaving = False
+
+    async def count_on() -> None:
+        while not leaving:  # a cancel may be swallowed in nats-py, by wait_for of Python 3.11
+            counts.append(len(await raw.consumers(bucket)))
+
+    task = asyncio.create_task(count_on())
+    try:
+        yield
+    finally:
+        leaving = True
+        async with bounded():
+            await task
+
+
 async def heard_again(watch: Watch) -> None:
     """Return when the server has said something."""
     assert isinstance(watch, NatsWatch)
@@ -412,15 +430,10 @@ class TestConsumers:
         store = await connection.store(bucket)
         prefixes = ["", "k.", "l.", "m."]
         counts: list[int] = []
-
-        async def count_on(raw: Raw) -> None:
-            while True:
-                counts.append(len(await raw.consumers(bucket)))
-
         async with AsyncExitStack() as stack:
             raw = await stack.enter_async_context(raw_client(nats_server.url))
             watches = [await stack.enter_async_context(store.watch(prefix)) for prefix in prefixes]
-            await stack.enter_async_context(background(count_on(raw)))
+            await stack.enter_async_context(counting_consumers(raw, bucket, counts))
             for _ in range(20):
                 before = [watch.statistics().resumes for watch in watches]
                 await ticks(random.randrange(300))
