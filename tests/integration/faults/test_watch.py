@@ -18,6 +18,7 @@ from slipstream.interfaces import KvStore, Watch
 from slipstream.model import KvUpdate, StoreConfig
 from slipstream.stores.nats import NatsConnection
 from slipstream.stores.nats import feed as feed_module
+from slipstream.stores.nats.api import JetStreamApi
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.lane import Frame, OnFrames
 from slipstream.stores.nats.opening import open_consumer
@@ -446,3 +447,30 @@ class TestConsumers:
             assert counts[-1] == len(watches)
         assert max(counts) == len(watches)
         assert len(counts) > 100
+
+    async def test_a_removal_that_takes_its_time_comes_before_the_next_consumer(
+        self,
+        connect: Connect,
+        nats_server: NatsServer,
+        fault_proxy: MakeProxy,
+        bucket: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        proxy = await fault_proxy("127.0.0.1", nats_server.port)
+        store = await (await connect(proxy.url, **QUICK)).store(bucket)
+        remove, counts = JetStreamApi.delete_consumer, list[int]()
+
+        async def remove_late(api: JetStreamApi, stream: str, name: str) -> None:
+            taken = len(counts)
+            await until(lambda: len(counts) > taken + 10)  # long enough for a next consumer to be seen beside it
+            await remove(api, stream, name)
+
+        async with raw_client(nats_server.url) as raw, store.watch() as watch, counting_consumers(raw, bucket, counts):
+            monkeypatch.setattr(JetStreamApi, "delete_consumer", remove_late)
+            for turn in range(1, 4):
+                proxy.reset()
+                await until(lambda: watch.statistics().resumes >= turn)  # noqa: B023 - awaited here
+            taken = len(counts)
+            await until(lambda: len(counts) > taken + 10)
+            assert counts[-1] == 1
+        assert max(counts) == 1
