@@ -462,7 +462,7 @@ class TestConsumers:
 
         async def remove_late(api: JetStreamApi, stream: str, name: str) -> None:
             taken = len(counts)
-            await until(lambda: len(counts) > taken + 10)  # long enough for a next consumer to be seen beside it
+            await until(lambda: len(counts) > taken + 5)  # enough to see a next consumer beside it
             await remove(api, stream, name)
 
         async with raw_client(nats_server.url) as raw, store.watch() as watch, counting_consumers(raw, bucket, counts):
