@@ -7,8 +7,9 @@ compared here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from slipstream.errors import ExpiryReason
@@ -38,6 +39,55 @@ class BucketView:
     incarnation: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a running watch knows of its bucket. Times are the server's, so that nothing here has to keep time with it.
+
+    A watch is level with a look when it has received all that the bucket held then. What it missed since counts from
+    the last such look: a mere look proves nothing of what was not received yet, a mark of expiry may still go unseen.
+
+    Attributes:
+        last: the bucket when it was last looked at.
+        looked_at: when that was; None where the server did not say.
+        level_at: when the last look was that the watch is level with; None for none.
+        keys: the most keys that a look has counted since then.
+        is_level: with the last look.
+    """
+
+    last: BucketView
+    looked_at: datetime | None
+    level_at: datetime | None
+    keys: int
+    is_level: bool = False
+
+    @classmethod
+    def first(cls, view: BucketView, at: datetime | None, *, level_at: datetime | None) -> Seen:
+        """The first look. Whoever holds nothing yet is level with anything: it cannot have missed that a key went."""
+        return cls(last=view, looked_at=at, level_at=level_at, keys=view.keys)
+
+    @property
+    def view(self) -> BucketView:
+        """The bucket as a resume is to be compared with."""
+        return replace(self.last, keys=self.keys)
+
+    def looked(self, view: BucketView, at: datetime | None) -> Seen:
+        """After another look."""
+        return replace(self, last=view, looked_at=at, keys=max(self.keys, view.keys), is_level=False)
+
+    def received(self, revision: int | None) -> Seen:
+        """After everything up to the revision has been received."""
+        if revision is None or revision < self.last.last_revision or self.is_level:
+            return self
+        return replace(self, level_at=self.looked_at, keys=self.last.keys, is_level=True)
+
+    def away(self, now: datetime | None) -> float:
+        """Seconds since it was level; infinite where that is not known."""
+        if self.level_at is None or now is None:
+            return math.inf
+        # Of a clock that went back all that can be told is by how much.
+        return abs((now - self.level_at).total_seconds())
+
+
 def cursor_expiry(
     cursor: WatchCursor, *, first_revision: int, last_revision: int, incarnation: datetime | None
 ) -> ExpiryReason | None:
@@ -62,8 +112,9 @@ def resume_expiry(
 ) -> ExpiryReason | None:
     """Why a running watch cannot be set up again at its own position, or None if it can.
 
-    Unlike a cursor from outside, a running watch knows what the bucket was like when it last looked (`seen`, `away`
-    seconds ago). Where only newer records of the same keys can have moved the first revision, nothing is lost.
+    Unlike a cursor from outside, a running watch knows what the bucket was like (`Seen.view`) and for how long it may
+    have missed something (`Seen.away`). Where only newer records of the same keys can have moved the first revision,
+    nothing is lost.
     """
     reason = cursor_expiry(
         cursor, first_revision=now.first_revision, last_revision=now.last_revision, incarnation=now.incarnation

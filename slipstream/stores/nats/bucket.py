@@ -118,6 +118,7 @@ class Bucket:
     """What a handle knows of its bucket.
 
     Attributes:
+        application: what the consumers are named after; None for the program.
         origin: the bucket whose subjects it uses: its own name, or the one that it mirrors.
         resend_seconds: how long the server remembers message ids; 0 where writes are not sent again.
         batched_gets: the server answers one request with the last message of each of many keys.
@@ -139,6 +140,7 @@ class Bucket:
     abilities: Abilities
     drift: list[Drift]
     batched_gets: bool = False
+    application: str | None = None
     own_writes: dict[str, int] = field(default_factory=dict)
     _subject_prefix: str = field(init=False)
     _id_prefix: str = field(default_factory=lambda: secrets.token_hex(12))

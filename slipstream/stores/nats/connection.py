@@ -333,4 +333,5 @@ class NatsConnection(Connection):
             resend_seconds=window if self._config.retry_writes else 0.0,
             drift=differences,
             batched_gets=session.features is not None and session.features.batched_gets,
+            application=self._config.name,
         )

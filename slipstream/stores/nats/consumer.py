@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from typing import Any
 
 from slipstream.errors import UnsupportedError
@@ -15,21 +14,26 @@ from slipstream.stores.nats.api import ConsumerCreated
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses
 from slipstream.stores.nats.error_map import CONSUMER_NOT_FOUND, ApiError
 from slipstream.stores.nats.lane import Closed, Disconnected, NoResponders, OnFrames, Subscription
+from slipstream.stores.nats.naming import consumer_metadata, consumer_name
 from slipstream.stores.nats.stream_config import NANOSECONDS
 
 _log = logging.getLogger(__name__)
 _INACTIVE_SECONDS = 300
 """After so long without interest the server removes a consumer by itself."""
 _CLEAN_UP_SECONDS = 0.5
-"""How long closing waits for the server's word on the removal; it goes on in the background."""
+"""How long closing, and a successor, wait for the server's word on the removal; it goes on in the background.
+
+No longer: of a consumer that was on a node that died, no word ever comes.
+"""
 
 
 class PushConsumer:
     """Messages of the filters, pushed in stream order: from a sequence on, or beginning with the last of each key."""
 
-    def __init__(self, bucket: Bucket, name: str, subscription: Subscription) -> None:
+    def __init__(self, bucket: Bucket, name: str, subscription: Subscription, leaving: set[asyncio.Task[None]]) -> None:
         self._bucket = bucket
         self._subscription = subscription
+        self._leaving = leaving
         self._closed = False
         self.name = name
         self.start = 0
@@ -41,6 +45,7 @@ class PushConsumer:
         bucket: Bucket,
         on_frames: OnFrames,
         *,
+        leaving: set[asyncio.Task[None]],
         purpose: str,
         filters: list[str],
         start_after: int | None,
@@ -50,15 +55,19 @@ class PushConsumer:
         """Subscribe, then create; what fails or is cancelled half way leaves neither behind.
 
         Args:
+            leaving: the removals of the consumers before it, which come first: a reader has one consumer at a time.
             start_after: deliver what comes after this sequence; None: from the beginning.
             last_per_key: from the beginning, deliver the last message of each key only.
         Raises: UnsupportedError, and what `JetStreamApi` raises.
         """
+        if leaving:
+            await asyncio.wait(leaving, timeout=_CLEAN_UP_SECONDS)
         inbox = bucket.lane.new_inbox()
         subscription = await bucket.lane.subscribe(inbox, on_frames)
-        consumer = cls(bucket, f"slipstream-{purpose}-{secrets.token_hex(8)}", subscription)
+        consumer = cls(bucket, consumer_name(bucket.application, purpose), subscription, leaving)
         config: dict[str, Any] = {
             "name": consumer.name,
+            "metadata": consumer_metadata(bucket.application, purpose),
             "ack_policy": "none",
             "max_deliver": 1,
             "replay_policy": "instant",
@@ -120,7 +129,10 @@ class PushConsumer:
     def _begin_removal(self, creating: asyncio.Task[ConsumerCreated] | None = None) -> asyncio.Task[None]:
         self._closed = True
         self._subscription.close()
-        return self._bucket.background.spawn(self._remove(creating), name=f"remove {self.name}")
+        removal = self._bucket.background.spawn(self._remove(creating), name=f"remove {self.name}")
+        self._leaving.add(removal)
+        removal.add_done_callback(self._leaving.discard)
+        return removal
 
     async def _remove(self, creating: asyncio.Task[ConsumerCreated] | None) -> None:
         """Ask until the server has answered, over reconnects too: it may have made a consumer that nobody hears of."""

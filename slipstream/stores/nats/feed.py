@@ -14,21 +14,21 @@ from collections.abc import Sequence
 from slipstream.channel import Channel
 from slipstream.errors import KvError, NotConnectedError, OperationTimeoutError, WatchError
 from slipstream.model import KvUpdate, WatchCursor
-from slipstream.resume import gap_is_benign, initial_state_complete
+from slipstream.resume import initial_state_complete
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError
 from slipstream.stores.nats.intake import Arrival, Intake, OutOfStep
 from slipstream.stores.nats.lane import Disconnected, Frame, Listener, NoResponders, read_frame
-from slipstream.stores.nats.opening import FeedOptions, Seen, expired, open_consumer
-from slipstream.stores.nats.pipeline import pipelined
+from slipstream.stores.nats.lookout import Lookout
+from slipstream.stores.nats.opening import FeedOptions, open_consumer
+from slipstream.stores.nats.tail import tail_revisions
 
 _log = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024 * 1024
 """The server keeps at most 32 MiB unanswered under flow control (JsFlowControlMaxPending), plus one message."""
 _TOO_SLOW = "the reader is too slow for what is under way"
 _MISSED_HEARTBEATS = 3
-_PARALLEL_TAIL_READS = 64
 _QUIET_SECONDS = 0.05
 
 
@@ -47,11 +47,11 @@ class Feed(Listener):
         )
         self._updates: Channel[KvUpdate] = Channel(max_bytes=_MAX_BYTES)
         self._consumer: PushConsumer | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._runner: asyncio.Task[None] | None = None
-        self._seen: Seen | None = None
+        self._lookout = Lookout(bucket, options)
         self._heard_at = 0.0
-        self._level_at = 0.0
         self._broken: str | None = None
         self._alarm = asyncio.Event()
         self._moved = asyncio.Event()
@@ -67,7 +67,7 @@ class Feed(Listener):
         revision = self._intake.handed_out
         if revision == self._options.cursor.revision:
             return self._options.cursor
-        return WatchCursor(revision=revision, incarnation=self._seen.view.incarnation if self._seen else None)
+        return WatchCursor(revision=revision, incarnation=self._lookout.incarnation)
 
     @property
     def complete(self) -> bool:
@@ -194,9 +194,6 @@ class Feed(Listener):
                     break
         except OutOfStep as error:
             self._break(str(error))
-        else:
-            if self._intake.level:
-                self._level_at = self._heard_at
         self._after_arrivals()
 
     def _accept(self, arrivals: Sequence[Arrival]) -> bool:
@@ -212,6 +209,8 @@ class Feed(Listener):
     def _after_arrivals(self) -> None:
         if self._intake.held_after is not None:
             self._alarm.set()
+        else:
+            self._lookout.received(self._intake.received)
         self._moved.set()
         self._settle()
 
@@ -262,7 +261,7 @@ class Feed(Listener):
         allowed = self._bucket.heartbeat * _MISSED_HEARTBEATS
         while not self._updates.closed:
             try:
-                async with asyncio.timeout(max(allowed - self.last_heard, 0.01)):
+                async with asyncio.timeout(max(min(allowed - self.last_heard, self._lookout.due_in), 0.01)):
                     await self._alarm.wait()
             except TimeoutError:
                 if self.last_heard >= allowed and self._broken is None:
@@ -270,8 +269,16 @@ class Feed(Listener):
             self._alarm.clear()
             if self._broken is None and self._intake.held_after is not None:
                 await self._look_into_gap(self._intake.held_after)
+            if self._broken is None and self._lookout.due_in <= 0:
+                await self._look(allowed)
             if self._broken is not None:
                 await self._restart()
+
+    async def _look(self, within: float) -> None:
+        generation = self._generation
+        info = await self._lookout.look(within)
+        if info is not None and generation == self._generation and self._intake.held_after is None:
+            self._lookout.saw(info, self._intake.received)
 
     async def _look_into_gap(self, position: int) -> None:
         """Something may have been evicted after the position: hand on what came after it only if not."""
@@ -283,13 +290,7 @@ class Feed(Listener):
             return
         if generation != self._generation:
             return
-        if self._seen is not None and info.view.incarnation != self._seen.view.incarnation:
-            raise expired(self._bucket, self._options, "recreated", info.view, position, self._seen)
-        if not gap_is_benign(
-            position=position, first_revision=info.view.first_revision, retention=self._bucket.retention
-        ):
-            raise expired(self._bucket, self._options, "compacted", info.view, position, self._seen)
-        self._seen = Seen.now(info.view)
+        self._lookout.judge_gap(info, position)
         self._accept(self._intake.release())
         self._after_arrivals()
 
@@ -318,7 +319,7 @@ class Feed(Listener):
     async def _start(self) -> None:
         """Make a consumer after what was received."""
         self._drop_consumer()
-        resuming = self._seen is not None
+        resuming = self._lookout.seen is not None
         self._generation += 1
         generation = self._generation
         self._broken = None
@@ -337,11 +338,12 @@ class Feed(Listener):
             self._bucket,
             self._options,
             on_frames,
+            leaving=self._leaving,
             revision=self._intake.received,
-            # What was heard since tells as much as a look.
-            seen=None if self._seen is None else self._seen._replace(at=max(self._seen.at, self._level_at)),
+            seen=self._lookout.seen,
         )
-        self._consumer, self._seen = consumer, seen
+        self._consumer = consumer
+        self._lookout.opened(seen)
         self._heard_at = asyncio.get_running_loop().time()
         self._intake.counted(consumer.pending)
         if not self._options.ends:
@@ -372,7 +374,7 @@ class Feed(Listener):
             await self._nothing_expected(ahead)
             generation = self._generation
             try:
-                tails = await self._tail_revisions(unproven, (self._intake.received or 0) + 1)
+                tails = await tail_revisions(self._bucket, unproven, (self._intake.received or 0) + 1)
             except OperationTimeoutError:
                 continue  # nobody answers for now; the watch outlives that
             if generation != self._generation or self._intake.held_after is not None:
@@ -405,16 +407,6 @@ class Feed(Listener):
             except TimeoutError:
                 if self._broken is None and self._intake.held_after is None and not self.ready:
                     return
-
-    async def _tail_revisions(self, filters: list[str], start: int) -> dict[str, int | None]:
-        """For each filter the first record from `start` on, as the leader has it."""
-        bucket = self._bucket
-
-        async def tail(filter_subject: str) -> int | None:
-            found = await bucket.read(lambda: bucket.api.next_at_leader(bucket.stream, filter_subject, start))
-            return None if found is None else found.sequence
-
-        return dict(zip(filters, await pipelined(filters, tail, window=_PARALLEL_TAIL_READS), strict=True))
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

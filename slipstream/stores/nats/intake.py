@@ -1,4 +1,23 @@
-"""What a feed has received and handed out: the sequencing of one watch. Pure: messages and counts in, decisions out."""
+"""What a feed has received and handed out: the sequencing of one watch. Pure: messages and counts in, decisions out.
+
+What an idle heartbeat says, and when it counts (nats-server, server/consumer.go: `sendIdleHeartbeat`, `getNextMsg` and
+`loopAndGatherMsgs`, alike in 2.10.26, 2.11.11, 2.12.8, 2.14.0 and 2.15.0-dev):
+
+- `Nats-Last-Stream` is `o.sseq - 1`: how far the consumer has *looked*. It is neither the last delivery nor the end of
+  the stream. Where nothing of the filter is left, `LoadNextMsg` answers with the store's last sequence, read under the
+  same lock, and the consumer jumps behind it: that moves the cursor of a quiet prefix.
+- What does not match does not wake a consumer. It looks again right after a heartbeat, so a heartbeat tells where the
+  stream ended at the one before: up to an interval late, never ahead.
+- Deliveries and heartbeats pass through one queue (`o.outq`) to one inbox. So all of the filter up to there was sent
+  before it: under flow control, too, where it is the last delivery; and after a purge, which moves `o.sseq` past what
+  is gone only. That it also arrived is what `Nats-Last-Consumer`, the count of the deliveries, proves.
+- While the last record of each key is listed (`o.lss`) it counts along that list, and one record of the list that was
+  overwritten sends the consumer to wait, heartbeats included: in the initial state it proves nothing.
+- The consumers here have one replica, so a new leader means another life of it, which counts from one: the counts part
+  at once. It reads the store of the node it is on, which may lag behind the leader and never runs ahead.
+
+So it counts from the consumer of the moment alone (an inbox for each), after the initial state, with both numbers.
+"""
 
 from __future__ import annotations
 
@@ -242,8 +261,7 @@ class Intake:
         if delivered is not None and delivered != self._consumer_sequence:
             raise OutOfStep(f"{delivered} deliveries were sent, {self._consumer_sequence} arrived")
         progress = header_number(message.headers, LAST_STREAM)
-        # In the initial state the server counts along its list of keys, not along the stream.
-        if progress is None or self._complete_after is None:
+        if delivered is None or progress is None or self._complete_after is None:
             return _NOTHING
         return self._arrived(None, 0, progress, delivered=False)
 
@@ -333,11 +351,6 @@ class Intake:
     @property
     def delivered(self) -> int:
         return self._taken
-
-    @property
-    def level(self) -> bool:
-        """The consumer has sent all there was, as far as it said."""
-        return self.pending == 0 and not self._flow
 
     @property
     def outstanding(self) -> int:

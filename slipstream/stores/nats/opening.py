@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import datetime
 
 from slipstream.errors import CursorExpiredError, ExpiryReason
 from slipstream.model import WatchCursor
-from slipstream.resume import BucketView, cursor_expiry, resume_expiry
+from slipstream.resume import BucketView, Seen, cursor_expiry, resume_expiry
 from slipstream.stores.nats.bucket import Bucket
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError, reports_expiry
@@ -37,17 +37,6 @@ class FeedOptions:
     max_tail_reads: int | None = None
 
 
-class Seen(NamedTuple):
-    """The bucket when it was last looked at, and when that was (loop time)."""
-
-    view: BucketView
-    at: float
-
-    @classmethod
-    def now(cls, view: BucketView) -> Seen:
-        return cls(view, asyncio.get_running_loop().time())
-
-
 def accepting(prefixes: tuple[str, ...]) -> Callable[[str], bool] | None:
     """What of the keys under the filters of these prefixes is wanted; None for all: they end with whole tokens."""
     if all(not prefix or prefix.endswith(".") for prefix in prefixes):
@@ -56,21 +45,30 @@ def accepting(prefixes: tuple[str, ...]) -> Callable[[str], bool] | None:
 
 
 async def open_consumer(
-    bucket: Bucket, options: FeedOptions, on_frames: OnFrames, *, revision: int | None, seen: Seen | None
+    bucket: Bucket,
+    options: FeedOptions,
+    on_frames: OnFrames,
+    *,
+    leaving: set[asyncio.Task[None]],
+    revision: int | None,
+    seen: Seen | None,
 ) -> tuple[PushConsumer, Seen, int]:
     """A consumer after `revision`, with both ends and the incarnation compared before and after it is made.
 
-    Returns: with it the bucket as it was afterwards, and the last revision from before.
+    Returns: with it what the feed knows of the bucket then, and the last revision from before.
     Args:
-        seen: the bucket when a running feed last looked at it; None for a feed that begins, which is judged strictly.
+        leaving: the removals of the feed's earlier consumers, as far as they are under way.
+        seen: what a running feed knows of the bucket; None for a feed that begins, which is judged strictly.
     Raises: CursorExpiredError, and what `PushConsumer.open` raises.
     """
-    before = (await bucket.api.stream_info(bucket.stream)).view
-    _compare(bucket, options, before, revision, seen)
+    looked = await bucket.api.stream_info(bucket.stream)
+    before = looked.view
+    _compare(bucket, options, before, looked.at, revision, seen)
     try:
         consumer = await PushConsumer.open(
             bucket,
             on_frames,
+            leaving=leaving,
             purpose=options.purpose,
             filters=options.filters,
             start_after=revision,
@@ -82,18 +80,18 @@ async def open_consumer(
             raise expired(bucket, options, "compacted", before, revision, seen) from None
         raise
     try:
-        if revision is not None and consumer.start != revision:
+        if revision is not None and consumer.start > revision:
             # The one word of the server's own: where it really starts, as of the moment of creation (PROTOCOL.md, e).
-            if consumer.start < revision:
-                raise expired(bucket, options, "rolled_back", before, revision, seen)
+            # One that starts before the revision is on a replica of 2.10 that lags: it sends again what was received.
             moved = BucketView(
                 first_revision=consumer.start + 1,
                 last_revision=max(before.last_revision, consumer.start),
                 keys=before.keys,
                 incarnation=before.incarnation,
             )
-            _compare(bucket, options, moved, revision, seen)
-        after = (await bucket.api.stream_info(bucket.stream)).view
+            _compare(bucket, options, moved, looked.at, revision, seen)
+        looked_again = await bucket.api.stream_info(bucket.stream)
+        after = looked_again.view
         if after.incarnation != before.incarnation:
             raise expired(bucket, options, "recreated", after, revision, seen)
         if revision is not None and revision > after.last_revision:
@@ -101,7 +99,12 @@ async def open_consumer(
     except BaseException:
         consumer.abandon()
         raise
-    return consumer, Seen.now(after), before.last_revision
+    if seen is None or revision is None:
+        # Without a position it begins with what is there: it holds nothing yet that can be stale.
+        seen = Seen.first(after, looked_again.at, level_at=looked.at if revision is None else None)
+    else:
+        seen = seen.looked(after, looked_again.at)
+    return consumer, seen.received(revision), before.last_revision
 
 
 def expired(
@@ -122,12 +125,19 @@ def expired(
 
 
 def _cursor(options: FeedOptions, revision: int | None, seen: Seen | None) -> WatchCursor:
-    incarnation = options.cursor.incarnation if seen is None else seen.view.incarnation
+    incarnation = options.cursor.incarnation if seen is None else seen.last.incarnation
     return WatchCursor.none() if revision is None else WatchCursor(revision=revision, incarnation=incarnation)
 
 
-def _compare(bucket: Bucket, options: FeedOptions, now: BucketView, revision: int | None, seen: Seen | None) -> None:
-    """Raise if what comes after the revision may no longer be there."""
+def _compare(
+    bucket: Bucket,
+    options: FeedOptions,
+    now: BucketView,
+    at: datetime | None,
+    revision: int | None,
+    seen: Seen | None,
+) -> None:
+    """Raise if what comes after the revision may no longer be there, as of a look at the server's time `at`."""
     cursor = _cursor(options, revision, seen)
     reason: ExpiryReason | None
     if seen is None:
@@ -137,7 +147,7 @@ def _compare(bucket: Bucket, options: FeedOptions, now: BucketView, revision: in
             last_revision=now.last_revision,
             incarnation=now.incarnation,
         )
-    elif seen.view.incarnation != now.incarnation:
+    elif seen.last.incarnation != now.incarnation:
         # Also where nothing has been received yet: the old life's keys may have been reported as there.
         reason = "recreated"
     else:
@@ -146,7 +156,7 @@ def _compare(bucket: Bucket, options: FeedOptions, now: BucketView, revision: in
             seen=seen.view,
             now=now,
             retention=bucket.retention,
-            away=asyncio.get_running_loop().time() - seen.at,
+            away=seen.away(at),
         )
     if reason is not None:
         raise expired(bucket, options, reason, now, revision, seen)
