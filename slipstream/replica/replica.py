@@ -241,22 +241,19 @@ class Replica:
     async def audit(self) -> AuditReport:
         """Compare the copy with the bucket now, by versions, and repair what was removed without a trace.
 
-        Also what following does at the start and on a period. A key whose put is on its way is left alone.
+        Also what following does at the start and on a period. A key whose put is on its way is left alone. Cancelled,
+        it has repaired all or nothing; what it has repaired is counted and told to `on_change`.
 
         Raises: OperationTimeoutError, StoreNotFoundError, NotConnectedError, SnapshotError.
         """
-        report = await audit(self._store, self._scope, self._snapshot, self._applier)
-        self._audits += report.compared
-        self._removed += report.removed
-        self._restored += report.restored
-        if report.removed or report.restored:
-            _log.warning(
-                "store %s: an audit removed %d keys and restored %d of which no update had told",
-                self._store.name,
-                report.removed,
-                report.restored,
-            )
-        return report
+        reports: list[AuditReport] = []
+
+        def take(report: AuditReport) -> None:
+            self._count(report)
+            reports.append(report)
+
+        await audit(self._store, self._scope, self._snapshot, self._applier, tell=take)
+        return reports[0]
 
     # ---- inside
 
@@ -282,6 +279,18 @@ class Replica:
                 await self._try_audit()
             due = True
             await asyncio.sleep(self._audit_seconds)
+
+    def _count(self, report: AuditReport) -> None:
+        self._audits += report.compared
+        self._removed += report.removed
+        self._restored += report.restored
+        if report.removed or report.restored:
+            _log.warning(
+                "store %s: an audit removed %d keys and restored %d of which no update had told",
+                self._store.name,
+                report.removed,
+                report.restored,
+            )
 
     async def _try_audit(self) -> None:
         try:
