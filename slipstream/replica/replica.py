@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -181,8 +181,8 @@ class Replica:
     def range(self, prefix: str = "") -> Iterator[KvEntry]:
         """The entries whose key begins with `prefix`, in key order.
 
-        Used up before anything is awaited, they are of one moment; else a batch may come in between two of them, and
-        what `SnapshotStore.range` says holds. Raises: InvalidKeyError at once.
+        A batch may come in between two of them, and what `SnapshotStore.range` says holds; within `paused` they are of
+        one moment. Raises: InvalidKeyError at once.
         """
         return self._snapshot.range(prefix)
 
@@ -200,6 +200,32 @@ class Replica:
     def cursor(self) -> WatchCursor:
         """The copy has everything up to here, and so has the snapshot."""
         return self._applier.cursor
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[WatchCursor]:
+        """Apply nothing for as long as the block, so that reads of several steps are of one moment: that of the cursor.
+
+        What arrives meanwhile waits; keep it short. It begins when the batch under way has been applied.
+        """
+        async with self._applier.lock:
+            yield self.cursor
+
+    # ---- what it is of
+
+    @property
+    def bucket(self) -> str:
+        """The name of the bucket that is followed."""
+        return self._store.name
+
+    @property
+    def scope(self) -> WatchScope:
+        """The keys that are followed."""
+        return self._scope
+
+    @property
+    def snapshot_kind(self) -> type[SnapshotStore]:
+        """Of the snapshot that keeps the copy."""
+        return type(self._snapshot)
 
     # ---- how it is doing
 
