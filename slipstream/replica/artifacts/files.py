@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -33,21 +34,18 @@ async def measure(worker: Worker, folder: Path, name: str, *, copy_to: BinaryIO 
 
     Raises: OSError.
     """
-    file = await worker.run(lambda: (folder / name).open("rb"))
     hasher, size = blake3(), 0
+    async with _opened(worker, lambda: (folder / name).open("rb")) as file:
 
-    def step() -> int:
-        chunk = file.read(CHUNK)
-        hasher.update(chunk)
-        if copy_to is not None:
-            copy_to.write(chunk)
-        return len(chunk)
+        def step() -> int:
+            chunk = file.read(CHUNK)
+            hasher.update(chunk)
+            if copy_to is not None:
+                copy_to.write(chunk)
+            return len(chunk)
 
-    try:
         while length := await worker.run(step):
             size += length
-    finally:
-        file.close()
     return ArtifactFile(name=name, size=size, blake3=hasher.hexdigest())
 
 
@@ -88,12 +86,20 @@ async def copy_verified(worker: Worker, source: Path, target: Path, files: Itera
     for file in files:
         path = target / file.name
         with file_errors(f"{source}: {file.name} cannot be copied"):
-            copy = await worker.run(partial(_create, path))
-            try:
+            async with _opened(worker, partial(_create, path)) as copy:
                 found = await measure(worker, source, file.name, copy_to=copy)
-            finally:
-                await worker.run(copy.close)  # which writes the rest
         check_same(found, file, where=str(source))
+
+
+@asynccontextmanager
+async def _opened(worker: Worker, step: Callable[[], BinaryIO]) -> AsyncIterator[BinaryIO]:
+    files: list[BinaryIO] = []
+    try:
+        await worker.run(step, then=files.append)  # cancelled, it is open all the same
+        yield files[0]
+    finally:
+        for file in files:
+            await worker.run(file.close)  # which writes the rest
 
 
 def _create(path: Path) -> BinaryIO:

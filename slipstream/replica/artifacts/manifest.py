@@ -58,7 +58,7 @@ Position = Annotated[
     WatchCursor, BeforeValidator(_parse_cursor), AfterValidator(_check_position), PlainSerializer(str, return_type=str)
 ]
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
-Digest = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ArtifactFile(_Frozen):

@@ -29,7 +29,7 @@ class Pointer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     schema_version: Literal[1] = SCHEMA
-    publication: Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\Z")]
+    publication: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     manifest: Digest
     bucket: Annotated[str, AfterValidator(check_bucket)]
     prefixes: tuple[str, ...]
