@@ -14,7 +14,7 @@ import pytest
 
 from slipstream.errors import ArtifactError
 from slipstream.interfaces import Connection, KvStore
-from slipstream.model import KvEntry, WatchCursor
+from slipstream.model import KvEntry, StoreConfig, WatchCursor
 from slipstream.replica import (
     AppendLogSnapshot,
     BatchConfig,
@@ -83,9 +83,11 @@ class Eager(MemorySnapshot):
 
 @pytest.mark.parametrize("kind", [MemorySnapshot, Eager, SqliteSnapshot], ids=lambda kind: kind.__name__)
 async def test_the_fold_and_the_cursor_are_of_one_moment_though_writers_go_on(
-    store: KvStore, kind: type[SnapshotStore], tmp_path: Path
+    connection: Connection, store: KvStore, kind: type[SnapshotStore], tmp_path: Path
 ) -> None:
-    """One writer, so that what the bucket held at every revision is known."""
+    """One writer and a bucket that skips nothing, so that what there was at every revision is known."""
+    await connection.delete_store(store.name)
+    store = await connection.store(StoreConfig(name=store.name, max_history=64))
     written: list[tuple[str, bytes | None]] = [(key, b"0") for key in KEYS]
     await store.put_many(dict.fromkeys(KEYS, b"0"))
     going = True
