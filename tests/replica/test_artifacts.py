@@ -342,7 +342,9 @@ async def test_every_damaged_file_is_found_and_named(kind: type[SnapshotStore], 
         spoilt += [content + b"\0"]
         for bad in spoilt:
             path.write_bytes(bad)
-            assert name in await refused_at_import(tmp_path, kind)
+            said = await refused_at_import(tmp_path, kind)
+            assert name in said
+            assert ("bytes, the manifest says" in said) == (name != MANIFEST and len(bad) != len(content))
         path.unlink()
         assert name in await refused_at_import(tmp_path, kind)
         path.write_bytes(content)

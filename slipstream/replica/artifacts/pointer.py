@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from slipstream.errors import ArtifactError
 from slipstream.keys import check_bucket
 from slipstream.model import WatchCursor
-from slipstream.replica.artifacts.manifest import Digest, Manifest, Moment, Position
+from slipstream.replica.artifacts.manifest import Digest, Manifest, Moment, Position, digest_of
 
 SCHEMA: Final = 1
 
@@ -44,13 +44,21 @@ class Pointer(BaseModel):
     def unpack(cls, raw: bytes, *, where: str) -> Pointer:
         """Raises: ArtifactError for anything that `pack` did not make, or for another schema."""
         try:
-            return cls.model_validate_json(raw)
+            pointer = cls.model_validate_json(raw)
         except ValidationError:
-            # Not the values: whoever put something else there may have put a secret there.
+            pointer = None
+        if pointer is None or pointer.pack() != raw:
+            # Without what it says: whoever put something else there may have put a secret there.
             raise ArtifactError(
                 message=f"{where} is no pointer of schema {SCHEMA}: remove it, or take another prefix or the release "
                 "that wrote it"
-            ) from None
+            )
+        return pointer
+
+    def names(self, manifest: Manifest, raw: bytes) -> bool:
+        """This is the manifest, and its text, that the pointer was made of."""
+        said = (self.manifest, self.bucket, self.prefixes, self.backend, self.cursor)
+        return said == (digest_of(raw), manifest.bucket, manifest.prefixes, manifest.backend, manifest.cursor)
 
     def check_same(self, manifest: Manifest, *, where: str) -> None:
         """Raises: ArtifactError where the pointer is one of other artifacts than this."""

@@ -228,9 +228,12 @@ class ObjectStoreTransport:
         stored = await self._objects.read(name)
         if stored is None:
             raise KeyError(name)
-        if digest_of(stored.content) != pointer.manifest:
-            raise ArtifactError(message=f"object {self._objects.path(name)} is damaged: publish again")
         manifest = Manifest.unpack(stored.content, where=f"object {self._objects.path(name)}")
+        if not pointer.names(manifest, stored.content):
+            raise ArtifactError(
+                message=f"object {self._objects.path(name)} is not the one that {self._objects.path(LATEST)} was made "
+                "of: one of the two is damaged, publish again"
+            )
         for file in manifest.files:
             await self._download_file(_payload(pointer, file.blake3), file, staging.path, worker)
         with file_errors(f"{staging.path} cannot be written"):
