@@ -184,6 +184,23 @@ class Held:
         patch.setattr(transport._objects, "replace", wait)
 
 
+async def test_while_one_exports_the_others_do_nothing_and_do_not_wait(
+    store: KvStore, leases: KvStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = ObjectStoreTransport(MemoryObjects())
+    held = Held(transport, monkeypatch)
+    await store.put_many(VALUES)
+    async with followed(store) as replica:
+        exporting = asyncio.create_task(export_round(replica, transport, Lease(leases, "export"), workspace=tmp_path))
+        await held.reached.wait()
+        assert await export_round(replica, transport, Lease(leases, "export"), workspace=tmp_path) is None
+        assert not exporting.done()
+        held.free.set()
+        published = await exporting
+        assert published is not None
+        assert published.moved
+
+
 async def test_an_exporter_that_loses_its_lease_is_stopped(
     store: KvStore, leases: KvStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
