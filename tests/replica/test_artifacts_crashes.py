@@ -25,21 +25,24 @@ from pathlib import Path
 from slipstream import replica
 from slipstream.replica import artifacts
 
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # in one piece: a kill between a print's text and its end would join two lines
+
 async def export(kind, source, place):
     snapshot, _ = await kind.open(source)
     async with snapshot:
         for number in range(10**6):
             name = f"artifact-{os.getpid()}-{number}"
-            print(f"begin {name}", flush=True)
+            say(f"begin {name}")
             await artifacts.export_artifact(snapshot, place / name, bucket="config")
-            print(f"end {name}", flush=True)
+            say(f"end {name}")
 
 async def take_in(kind, source, place):
     for number in range(10**6):
         name = f"node-{os.getpid()}-{number}"
-        print(f"begin {name}", flush=True)
+        say(f"begin {name}")
         await artifacts.import_artifact(source, place / name, kind=kind, bucket="config")
-        print(f"end {name}", flush=True)
+        say(f"end {name}")
 
 work, kind, source, place = sys.argv[1:]
 for _ in sys.stdin:
@@ -49,9 +52,9 @@ for _ in sys.stdin:
             asyncio.run({"export": export, "import": take_in}[work](getattr(replica, kind), Path(source), Path(place)))
         finally:
             os._exit(1)
-    print(f"pid {pid}", flush=True)
+    say(f"pid {pid}")
     _, status = os.waitpid(pid, 0)
-    print(f"killed {os.WIFSIGNALED(status)}", flush=True)
+    say(f"killed {os.WIFSIGNALED(status)}")
 """
 
 
@@ -65,6 +68,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # so that who is still at work ends with it
         )
 
     def kill_one(self, dice: random.Random, seconds: float) -> tuple[set[str], set[str]]:
@@ -84,7 +88,7 @@ class Nursery:
         return said["begin"], said["end"]
 
     def close(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate(timeout=20)
 
     def _listen(self, said: dict[str, set[str]]) -> None:
