@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from obstore.store import MemoryStore as MemoryObjects
 from obstore.store import S3Store
 
 from slipstream.model import KvUpdate, Operation, VersionToken, WatchCursor
@@ -138,10 +137,6 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         yield server
     finally:
         server.kill()
-
-
-def objects_in_memory() -> MemoryObjects:
-    return MemoryObjects()
 
 
 def flipped(content: bytes, place: int, bit: int) -> bytes:

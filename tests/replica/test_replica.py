@@ -131,6 +131,25 @@ async def test_progress_is_told_on_the_way(store: KvStore) -> None:
     assert [expected for _, expected in seen] == [100] * 10
 
 
+async def test_nothing_is_applied_while_it_is_paused(store: KvStore) -> None:
+    async with bounded(), Replica(store) as replica:
+        await replica.wait_for(await store.put("a", b"1"))
+        async with replica.paused() as cursor:
+            version = await store.put("a", b"2")
+
+            async def arrived() -> bool:
+                return replica._follower._in_hand == 1
+
+            await eventually(arrived)
+            entry = replica.get("a")
+            assert entry is not None
+            assert (entry.value, replica.cursor) == (b"1", cursor)
+        await replica.wait_for(version)
+        entry = replica.get("a")
+        assert entry is not None
+        assert entry.value == b"2"
+
+
 async def test_changes_are_told_once_they_can_be_read(store: KvStore) -> None:
     told: list[tuple[Operation, str, bytes | None]] = []
 

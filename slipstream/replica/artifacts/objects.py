@@ -89,10 +89,15 @@ class Objects:
             async for chunk in found.stream():
                 yield bytes(chunk)
 
-    async def write(self, name: str, content: bytes | Path) -> datetime:
-        """Put it there, whatever was there; when that was, by the object store's clock. A file goes up in parts."""
+    async def write(self, name: str, content: bytes | Path) -> None:
+        """Put it there, whatever was there. A file goes up in parts."""
         with self._errors(name):
             await obstore.put_async(self._store, self.path(name), content)
+
+    async def touch(self, name: str) -> datetime:
+        """Put nothing there; when that was, by the object store's clock."""
+        await self.write(name, b"")
+        with self._errors(name):
             return (await obstore.head_async(self._store, self.path(name)))["last_modified"]
 
     async def replace(self, name: str, content: bytes, *, expected: Stored | None) -> bool:

@@ -166,7 +166,7 @@ class ObjectStoreTransport:
                 "has just uploaded would be removed"
             )
         async with _within(timeout, "pruning"):
-            before = await self._objects.write(_CLOCK, b"") - timedelta(seconds=age)
+            before = await self._objects.touch(_CLOCK) - timedelta(seconds=age)
             listed = await self._objects.list(_PAYLOADS)
             # After the listing: whatever the pointer names later was uploaded later than what is old by now.
             pointer = self._pointer_of(await self._objects.read(LATEST))
