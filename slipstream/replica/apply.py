@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from slipstream.errors import SnapshotCorruptedError, SnapshotError
 from slipstream.model import KvUpdate, WatchCursor
+from slipstream.replica.change import change_of
 from slipstream.replica.flush import RETRIES, Flush, Step, next_step, pause_after
 from slipstream.replica.snapshot import SnapshotStore
 
@@ -69,13 +70,19 @@ class Applier(Generic[T]):
         async with self.lock:
             await self._flush(batch, cursor)
 
-    async def correct(self, decide: Callable[[], Sequence[KvUpdate]]) -> Sequence[KvUpdate]:
-        """Let what is decided about the fold as it stands take effect, at the same cursor; what that was."""
+    async def correct(self, decide: Callable[[], Sequence[KvUpdate]], *, then: OnStored) -> None:
+        """Let what is decided about the fold as it stands take effect, at the same cursor.
+
+        Args:
+            then: called with what was decided, be it nothing, as soon as it has taken effect; also where the
+                cancellation of this call came while that happened.
+        """
         async with self.lock:
             batch = decide()
             if batch:
-                await self._flush(batch, self.cursor)
-            return batch
+                await self._flush(batch, self.cursor, then)
+            else:
+                then(batch)
 
     async def clear(self) -> None:
         """Begin anew with an empty fold and no cursor; the caller has had every key of it removed."""
@@ -83,13 +90,17 @@ class Applier(Generic[T]):
             snapshot = self._snapshot
             await self._take_steps([], WatchCursor.none(), snapshot.clear if snapshot is not None else _nowhere)
 
-    async def _flush(self, batch: Sequence[KvUpdate], cursor: WatchCursor) -> None:
+    async def _flush(self, batch: Sequence[KvUpdate], cursor: WatchCursor, then: OnStored | None = None) -> None:
         snapshot = self._snapshot
         store = (lambda: snapshot.apply(batch, cursor)) if snapshot is not None else _nowhere
-        await self._take_steps(batch, cursor, store)
+        await self._take_steps(batch, cursor, store, then)
 
     async def _take_steps(
-        self, batch: Sequence[KvUpdate], cursor: WatchCursor, store: Callable[[], Awaitable[None]]
+        self,
+        batch: Sequence[KvUpdate],
+        cursor: WatchCursor,
+        store: Callable[[], Awaitable[None]],
+        then: OnStored | None = None,
     ) -> None:
         flush = Flush()
         error: Exception | None = None
@@ -100,14 +111,21 @@ class Applier(Generic[T]):
                     flush = replace(flush, applied=True)
                 case Step.STORE:
                     await self._pause(flush.failures)
-                    error = await _failure(store)
+                    try:
+                        error = await _failure(store)
+                    except asyncio.CancelledError:
+                        # A snapshot finishes what it has begun. The fold goes on without this call: an audit that is
+                        # cancelled here would have removed keys of which `on_change` was never told.
+                        if self._has_taken(batch, cursor):
+                            self._note(batch, cursor, then)
+                        raise
                     failures = 0 if error is None else flush.failures + 1
                     flush = replace(flush, stored=error is None, failures=failures)
                     if error is not None:
                         self.failures += 1
                         _log.warning("the snapshot failed, attempt %d of %d: %s", failures, RETRIES + 1, error)
                 case Step.ANNOUNCE:
-                    await self._announce(batch, cursor)
+                    await self._announce(batch, cursor, then)
                     flush = replace(flush, announced=True)
                 case Step.DONE:
                     return
@@ -129,11 +147,26 @@ class Applier(Generic[T]):
         if items:
             await _finished(self._apply(items))
 
-    async def _announce(self, batch: Sequence[KvUpdate], cursor: WatchCursor) -> None:
-        moved = cursor != self.cursor
+    def _has_taken(self, batch: Sequence[KvUpdate], cursor: WatchCursor) -> bool:
+        """The fold is what this batch makes of it, as far as the batch goes."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.cursor != cursor:
+            return False
+        change = change_of(batch)
+        return all(snapshot.get(key) == entry for key, entry in change.puts.items()) and all(
+            snapshot.get(key) is None for key in change.removed
+        )
+
+    def _note(self, batch: Sequence[KvUpdate], cursor: WatchCursor, then: OnStored | None) -> None:
         self.cursor = cursor
         if self._on_stored is not None and batch:
             self._on_stored(batch)
+        if then is not None:
+            then(batch)
+
+    async def _announce(self, batch: Sequence[KvUpdate], cursor: WatchCursor, then: OnStored | None) -> None:
+        moved = cursor != self.cursor
+        self._note(batch, cursor, then)
         if self._on_applied is not None and moved and not cursor.is_none:
             await _finished(self._on_applied(cursor))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,31 +31,45 @@ class AuditReport:
     compared: bool = True
 
 
-async def audit(store: KvStore, scope: WatchScope, snapshot: SnapshotStore, applier: Applier[Any]) -> AuditReport:
+async def audit(
+    store: KvStore,
+    scope: WatchScope,
+    snapshot: SnapshotStore,
+    applier: Applier[Any],
+    *,
+    tell: Callable[[AuditReport], None],
+) -> None:
     """Compare, and repair what still holds; following goes on meanwhile.
 
     The fold is listed first, the bucket after that: a key whose put came in between is not in question, and one that
     was written since is left alone. Cancelled, it has repaired all or nothing.
+
+    Args:
+        tell: called once with the outcome, in the moment in which it holds; not called where nothing was done.
     """
     async with applier.lock:
         cursor = applier.cursor
         held = await held_versions(snapshot, scope)
     applied = cursor.revision
     if applied is None:
-        return AuditReport(compared=False)
+        return tell(AuditReport(compared=False))
     live = await live_versions(store, scope)
     found = findings(held, live, applied=applied)
     fetched = await store.get_many(found.missed)
     # Lives do not come back: if it is of this one now, it was while it was listed.
     if (await store.status()).incarnation != cursor.incarnation:
-        return AuditReport(compared=False)
+        return tell(AuditReport(compared=False))
 
     def decide() -> list[KvUpdate]:
         if applier.cursor.incarnation != cursor.incarnation:
             return []  # begun anew meanwhile: equal revisions mean nothing
         return corrections(found, _ordered(fetched), before=held, now=snapshot.get, applied=applied)
 
-    repaired = await applier.correct(decide)
+    await applier.correct(decide, then=lambda repaired: tell(_report(repaired)))
+    return None
+
+
+def _report(repaired: Sequence[KvUpdate]) -> AuditReport:
     restored = sum(update.operation is Operation.PUT for update in repaired)
     return AuditReport(removed=len(repaired) - restored, restored=restored)
 

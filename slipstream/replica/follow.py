@@ -74,6 +74,7 @@ class Follower(Generic[T]):
         self._repairs_in_a_row = 0
         self._failures = 0
         self._watch: Watch | None = None
+        self._in_hand = 0  # updates that the watch has handed out and that are not applied yet
         self._followed = False
         self._current_at = -math.inf
         self.hydrated = asyncio.Event()
@@ -116,7 +117,7 @@ class Follower(Generic[T]):
     @property
     def pending(self) -> int:
         """Updates that are known of and not applied."""
-        return 0 if self._watch is None else self._watch.statistics().pending
+        return self._in_hand + (0 if self._watch is None else self._watch.statistics().pending)
 
     # One watch.
 
@@ -180,8 +181,12 @@ class Follower(Generic[T]):
                 for update in batch
                 if (update.revision or 0) > until or not already_held(update, snapshot.get(update.key))
             ]
-        await self._applier.flush(batch, advance(self._applier.cursor, watch.cursor))
-        self.meter.count(batch)
+        self._in_hand = len(batch)
+        try:
+            await self._applier.flush(batch, advance(self._applier.cursor, watch.cursor))
+            self.meter.count(batch)
+        finally:
+            self._in_hand = 0
         self._repairs_in_a_row = self._failures = 0
         if watch.hydrated:
             self._note_hydrated()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -181,8 +181,8 @@ class Replica:
     def range(self, prefix: str = "") -> Iterator[KvEntry]:
         """The entries whose key begins with `prefix`, in key order.
 
-        Used up before anything is awaited, they are of one moment; else a batch may come in between two of them, and
-        what `SnapshotStore.range` says holds. Raises: InvalidKeyError at once.
+        A batch may come in between two of them, and what `SnapshotStore.range` says holds; within `paused` they are of
+        one moment. Raises: InvalidKeyError at once.
         """
         return self._snapshot.range(prefix)
 
@@ -200,6 +200,32 @@ class Replica:
     def cursor(self) -> WatchCursor:
         """The copy has everything up to here, and so has the snapshot."""
         return self._applier.cursor
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[WatchCursor]:
+        """Apply nothing for as long as the block, so that reads of several steps are of one moment: that of the cursor.
+
+        What arrives meanwhile waits; keep it short. It begins when the batch under way has been applied.
+        """
+        async with self._applier.lock:
+            yield self.cursor
+
+    # ---- what it is of
+
+    @property
+    def bucket(self) -> str:
+        """The name of the bucket that is followed."""
+        return self._store.name
+
+    @property
+    def scope(self) -> WatchScope:
+        """The keys that are followed."""
+        return self._scope
+
+    @property
+    def snapshot_kind(self) -> type[SnapshotStore]:
+        """Of the snapshot that keeps the copy."""
+        return type(self._snapshot)
 
     # ---- how it is doing
 
@@ -241,22 +267,19 @@ class Replica:
     async def audit(self) -> AuditReport:
         """Compare the copy with the bucket now, by versions, and repair what was removed without a trace.
 
-        Also what following does at the start and on a period. A key whose put is on its way is left alone.
+        Also what following does at the start and on a period. A key whose put is on its way is left alone. Cancelled,
+        it has repaired all or nothing; what it has repaired is counted and told to `on_change`.
 
         Raises: OperationTimeoutError, StoreNotFoundError, NotConnectedError, SnapshotError.
         """
-        report = await audit(self._store, self._scope, self._snapshot, self._applier)
-        self._audits += report.compared
-        self._removed += report.removed
-        self._restored += report.restored
-        if report.removed or report.restored:
-            _log.warning(
-                "store %s: an audit removed %d keys and restored %d of which no update had told",
-                self._store.name,
-                report.removed,
-                report.restored,
-            )
-        return report
+        reports: list[AuditReport] = []
+
+        def take(report: AuditReport) -> None:
+            self._count(report)
+            reports.append(report)
+
+        await audit(self._store, self._scope, self._snapshot, self._applier, tell=take)
+        return reports[0]
 
     # ---- inside
 
@@ -282,6 +305,18 @@ class Replica:
                 await self._try_audit()
             due = True
             await asyncio.sleep(self._audit_seconds)
+
+    def _count(self, report: AuditReport) -> None:
+        self._audits += report.compared
+        self._removed += report.removed
+        self._restored += report.restored
+        if report.removed or report.restored:
+            _log.warning(
+                "store %s: an audit removed %d keys and restored %d of which no update had told",
+                self._store.name,
+                report.removed,
+                report.restored,
+            )
 
     async def _try_audit(self) -> None:
         try:

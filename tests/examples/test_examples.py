@@ -51,7 +51,9 @@ KEY_LINES = {
         "   ready: 2000 of 2000 updates, 100%\n   2000 routes, the bucket's\n   route.0007 leads to 10.0.0.7\n",
         "   PUT route.0007 10.9.9.9\n",
         "   starts with 2000 routes\n   ready after 2 updates\n   1999 routes, the bucket's\n",
-        "   repaired 1 time\n   1999 routes, the bucket's\ndone\n",
+        "   repaired 1 time\n   1999 routes, the bucket's\n",
+        "   1 of 2 exported\n",
+        "   1999 routes are imported\n   ready after 1 update\n   1999 routes, the bucket's\ndone\n",
     ],
     "leader": ["each of the 3 led once, one after the other"],
     "watch_cache": [

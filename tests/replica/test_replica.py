@@ -128,7 +128,26 @@ async def test_progress_is_told_on_the_way(store: KvStore) -> None:
     async with bounded(), replica:
         await replica.ready()
     assert [done for done, _ in seen] == list(range(10, 101, 10))
-    assert all(done <= 100 for done, _ in seen)
+    assert [expected for _, expected in seen] == [100] * 10
+
+
+async def test_nothing_is_applied_while_it_is_paused(store: KvStore) -> None:
+    async with bounded(), Replica(store) as replica:
+        await replica.wait_for(await store.put("a", b"1"))
+        async with replica.paused() as cursor:
+            version = await store.put("a", b"2")
+
+            async def arrived() -> bool:
+                return replica._follower._in_hand == 1
+
+            await eventually(arrived)
+            entry = replica.get("a")
+            assert entry is not None
+            assert (entry.value, replica.cursor) == (b"1", cursor)
+        await replica.wait_for(version)
+        entry = replica.get("a")
+        assert entry is not None
+        assert entry.value == b"2"
 
 
 async def test_changes_are_told_once_they_can_be_read(store: KvStore) -> None:
@@ -551,6 +570,62 @@ async def test_an_audit_that_fails_is_counted_and_the_next_one_comes(caplog: pyt
             await eventually(audited)
             assert replica.statistics().failed_audits == 2
         assert "an audit failed" in caplog.text
+
+
+class _Lingering(MemorySnapshot):
+    """Has done what it was asked for some time before it says so, as one on disk whose caller is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linger = False
+        self.done = asyncio.Event()
+
+    async def apply(self, batch: Sequence[KvUpdate], cursor: WatchCursor) -> None:
+        await super().apply(batch, cursor)
+        if self.linger:
+            self.done.set()
+            await asyncio.Event().wait()
+
+
+async def test_an_audit_that_is_cancelled_while_it_repairs_tells_what_it_has_repaired() -> None:
+    async with MemoryConnection() as connection:
+        store = await connection.store("config")
+        await store.put_many({"a": b"1", "b": b"1", "c": b"1"})
+        snapshot, told = _Lingering(), list[KvUpdate]()
+        quiet = BatchConfig(progress_interval=60.0)
+        async with bounded(), Replica(store, snapshot=snapshot, audit_interval=None, batch=quiet) as replica:
+            await replica.ready()
+            replica.on_change(told.extend)
+            await remove_without_a_trace(store, "b", "")
+            snapshot.linger = True
+            auditing = asyncio.create_task(replica.audit())
+            await snapshot.done.wait()
+            snapshot.linger = False
+            auditing.cancel()
+            await asyncio.wait({auditing})
+            assert auditing.cancelled()
+            assert replica.keys() == ["a", "c"]
+            assert [(update.operation, update.key) for update in told] == [(Operation.DELETE, "b")]
+            statistics = replica.statistics()
+            assert (statistics.audits, statistics.removed) == (1, 1)
+            assert await replica.audit() == AuditReport()
+
+
+async def test_an_audit_that_is_cancelled_before_it_repairs_tells_nothing() -> None:
+    async with MemoryConnection() as connection:
+        store = await connection.store("config")
+        snapshot = await started(store, {"a": b"1", "b": b"1"})
+        told = list[KvUpdate]()
+        async with bounded(), Replica(store, snapshot=snapshot, audit_interval=None, on_change=told.extend) as replica:
+            await replica.ready()
+            await remove_without_a_trace(store, "b", "")
+            for turns in range(12):
+                auditing = await cancelled_after(turns, replica.audit())
+                repaired = replica.keys() == ["a"]
+                assert [update.key for update in told] == (["b"] if repaired else [])
+                assert replica.statistics().removed == int(repaired)
+                assert repaired or auditing.cancelled()
+            assert repaired, "the last one had time enough"
 
 
 async def test_snapshots_are_of_one_cursor(store: KvStore) -> None:

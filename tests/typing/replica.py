@@ -6,13 +6,21 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import assert_type
 
+from obstore.store import MemoryStore
+
 from slipstream import (
+    AppendLogSnapshot,
     AuditReport,
     BatchConfig,
     KvEntry,
     KvStore,
     KvUpdate,
+    Lease,
+    Manifest,
     MemorySnapshot,
+    ObjectStoreTransport,
+    Pointer,
+    Publication,
     Replica,
     ReplicaProgress,
     ReplicaStatistics,
@@ -20,6 +28,10 @@ from slipstream import (
     VersionToken,
     WatchCursor,
     WatchScope,
+    bootstrap,
+    export_artifact,
+    export_round,
+    import_artifact,
     watch_applied,
 )
 
@@ -56,3 +68,24 @@ async def replica(store: KvStore, version: VersionToken) -> None:
         assert_type(replica.statistics(), ReplicaStatistics)
         assert_type(await replica.audit(), AuditReport)
         assert_type(replica.on_change(print), Callable[[], None])
+
+
+async def artifacts(store: KvStore, replica: Replica, snapshot: SnapshotStore) -> None:
+    assert_type(await export_artifact(replica, "artifact", kind=AppendLogSnapshot), Manifest)
+    manifest = await export_artifact(snapshot, "artifact", bucket="config", prefix=["a", "b"])
+    assert_type(manifest.cursor, WatchCursor)
+    assert_type(manifest.size_bytes, int)
+    await export_artifact(snapshot, "artifact")  # type: ignore[call-overload]
+    await export_artifact(replica, "artifact", bucket="config")  # type: ignore[call-overload]
+    assert_type(
+        await import_artifact("artifact", "node", kind=AppendLogSnapshot, bucket="config", prefix="a"), Manifest
+    )
+    transport = ObjectStoreTransport(MemoryStore(), "config")
+    published = await transport.publish("artifact")
+    assert_type(published, Publication)
+    assert_type(published.pointer, Pointer)
+    assert_type(await transport.latest(), Pointer | None)
+    assert_type(await transport.fetch_latest("artifact"), Manifest | None)
+    assert_type(await transport.prune(), int)
+    assert_type(await export_round(replica, transport, Lease(store, "export")), Publication | None)
+    assert_type(await bootstrap(transport, "node", kind=AppendLogSnapshot, bucket="config"), Manifest | None)

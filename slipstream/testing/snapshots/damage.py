@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 from slipstream.errors import SnapshotCorruptedError, SnapshotError
-from slipstream.testing.snapshots.base import SnapshotBackend, State, apply_numbers, cursor_number
+from slipstream.testing.snapshots.base import SnapshotBackend, State, apply_numbers, cursor_number, put
 
 _EVERY_BYTE = 3000
-_SAMPLES = 200
+_SAMPLES = 100
+_LAST_WRITE = 160
+"""Bytes that hold all of the last write of a log: it is a small one, so that it can be cut at every byte."""
 _FLIPS = 40
 
 
 def places(size: int) -> Iterator[int]:
-    """Every length of a small file; of a larger one many, with all of its last bytes."""
+    """Every length of a small file; of a larger one many, with all of those that tear the last write of a log."""
     if size <= _EVERY_BYTE:
         yield from range(size + 1)
     else:
-        yield from sorted({*random.Random(size).sample(range(size), _SAMPLES), *range(size - 64, size + 1)})
+        yield from sorted({*random.Random(size).sample(range(size), _SAMPLES), *range(size - _LAST_WRITE, size + 1)})
 
 
 class DamageConformance(SnapshotBackend):
@@ -34,7 +36,10 @@ class DamageConformance(SnapshotBackend):
         async with await self.open(folder / "lives") as store:
             await store.apply([], cursor_number(1))
             states.append(State(cursor=cursor_number(1)))
-            await apply_numbers(store, 2, 8, states=states)
+            await apply_numbers(store, 2, 7, states=states)
+            batch, cursor = [put("k.1", b"the last", 8000)], cursor_number(8)
+            await store.apply(batch, cursor)
+            states.append(states[-1].after(batch, cursor))
             shutil.copytree(folder / "lives", folder / "image")
         return folder / "image", states
 
