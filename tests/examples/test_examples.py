@@ -140,7 +140,7 @@ async def test_the_follower_of_the_quickstart_has_one_consumer_for_both_prefixes
     followers = [
         ([subject.partition(".service.")[2] for subject in config["filter_subjects"]], config["deliver_policy"])
         for config in created
-        if "slipstream-watch" in config["name"] and "quickstart-small" not in config.get("filter_subject", "")
+        if "-watch-" in config["name"] and "quickstart-small" not in config.get("filter_subject", "")
     ]
     assert followers == [(["db.>", "web.>"], "last_per_subject"), (["db.>", "web.>"], "by_start_sequence")]
 
