@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from slipstream.model import Moment, to_datetime
 from slipstream.resume import BucketView
@@ -30,10 +32,14 @@ from slipstream.stores.nats.decode import (
     parse_time,
 )
 from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_api_error
-from slipstream.stores.nats.lane import Lane, Message, read_frame
+from slipstream.stores.nats.lane import Lane, Message, NoAnswer, read_frame
+from slipstream.stores.nats.stream_config import NANOSECONDS
 from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
+T = TypeVar("T")
 _ANSWER_BYTES = 16 * 1024 * 1024
+_FIRST_PATIENCE = 2.0
+_LONGEST_PATIENCE = 16.0
 _ANSWER = re.compile(
     rb"\r\nNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]+)\r\n"
     rb"Nats-Sequence: ([0-9]{1,19})\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
@@ -97,7 +103,12 @@ class KeysPage:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """A stream as its leader describes it."""
+    """A stream as its leader describes it.
+
+    Attributes:
+        silence: seconds since the leader last heard from so many followers that these and it are most of the copies;
+            infinite where it never did, None where the stream has one copy.
+    """
 
     config: Mapping[str, Any]
     view: BucketView
@@ -107,6 +118,7 @@ class StreamInfo:
     at: datetime | None
     subjects: Mapping[str, int]
     subjects_total: int
+    silence: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +136,26 @@ class ConsumerCreated:
 
 
 class JetStreamApi:
-    """Raises from every call: ApiError, and what `Lane.request` raises."""
+    """Raises from every call: ApiError, and what `Lane.request` raises; NoAnswer where nobody answers for seconds.
 
-    def __init__(self, lane: Lane, *, domain: str | None = None) -> None:
+    A cluster drops the request that meets a leader which has just died or was deposed: without a bound it would wait
+    for its operation's whole timeout. The bound doubles with every request that met it, for those that take long.
+    """
+
+    def __init__(self, lane: Lane, *, domain: str | None = None, clustered: bool = True) -> None:
+        """
+        Args:
+            clustered: a request may be dropped while the connection lives. One server alone answers each.
+        """
         self.lane = lane
         self.clock = ServerClock()
         self._prefix = api_prefix(domain)
+        self._patience = _FIRST_PATIENCE if clustered else None
 
     async def call(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The answer to one API request, as JSON."""
         payload = b"" if body is None else json.dumps(body).encode()
-        message = await self.lane.request(f"{self._prefix}.{name}", payload)
-        return _checked(message)
+        return _checked(await self._request(f"{self._prefix}.{name}", payload))
 
     async def api_level(self) -> int:
         """The server's API level; 0 where it names none (before 2.11)."""
@@ -155,7 +175,7 @@ class JetStreamApi:
     async def create_stream_raw(self, body: Mapping[str, Any]) -> bytes:
         """The unread answer to a create request."""
         subject = f"{self._prefix}.STREAM.CREATE.{body['name']}"
-        return (await self.lane.request(subject, json.dumps(body).encode())).data
+        return (await self._request(subject, json.dumps(body).encode())).data
 
     async def delete_stream(self, stream: str) -> None:
         await self.call(f"STREAM.DELETE.{stream}")
@@ -189,7 +209,7 @@ class JetStreamApi:
 
     async def last_direct(self, stream: str, subject: str) -> StoredMessage | None:
         """The last message of a subject as whichever replica answers has it."""
-        message = await self.lane.request(f"{self._prefix}.DIRECT.GET.{stream}.{subject}")
+        message = await self._request(f"{self._prefix}.DIRECT.GET.{stream}.{subject}")
         if message.status == 404:
             return None
         return _direct(message)
@@ -197,7 +217,8 @@ class JetStreamApi:
     async def last_of_many(self, stream: str, subjects: Sequence[str]) -> KeysPage:
         """The last messages of up to 1024 subjects, as whichever replica answers has them; some may be missing."""
         body = json.dumps({"multi_last": subjects}).encode()
-        *frames, last = await self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
+        request = self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
+        *frames, last = await self._bounded(request)
         end = read_frame(last)
         if end.status == 404:
             return KeysPage([], whole=True)
@@ -224,6 +245,23 @@ class JetStreamApi:
     def delete_consumer_unasked(self, stream: str, name: str) -> None:
         """Ask for the removal without waiting for an answer."""
         self.lane.send(f"{self._prefix}.CONSUMER.DELETE.{stream}.{name}")
+
+    async def _request(self, subject: str, payload: bytes = b"") -> Message:
+        request = self.lane.request(subject, payload)
+        return await (request if self._patience is None else self._bounded(request))
+
+    async def _bounded(self, request: Awaitable[T]) -> T:
+        patience = self._patience
+        try:
+            async with asyncio.timeout(patience):
+                answer = await request
+        except TimeoutError:
+            if patience is not None:  # of many that met it together only once
+                self._patience = min(_LONGEST_PATIENCE, 2 * patience)
+            raise NoAnswer from None
+        if patience is not None:
+            self._patience = _FIRST_PATIENCE
+        return answer
 
     async def _message(self, stream: str, body: Mapping[str, Any]) -> StoredMessage | None:
         try:
@@ -300,4 +338,17 @@ def _stream_info(answer: Mapping[str, Any], *, counts: bool) -> StreamInfo:
         parse_time(answer.get("ts", "")),
         {} if counts else subjects,
         int(answer.get("total", 0)),
+        silence(cluster, copies=int(config.get("num_replicas", 1))),
     )
+
+
+def silence(cluster: Mapping[str, Any], *, copies: int) -> float | None:
+    """How long the leader of so many copies has not heard from a majority of them, as `StreamInfo.silence`. Pure."""
+    if copies == 1:
+        return None
+    if not cluster.get("leader"):
+        return inf
+    # 0: not heard since it leads.
+    heard = sorted(int(follower.get("active") or 0) / NANOSECONDS or inf for follower in cluster.get("replicas") or ())
+    needed = copies // 2
+    return heard[needed - 1] if len(heard) >= needed else inf

@@ -92,6 +92,13 @@ class StoreClient(Client):
             _let_go(self)
         await super()._process_op_err(e)
 
+    async def leave(self, why: str) -> None:
+        """Go to another server, and come back to this one when those have failed; stay where there is no other."""
+        server = self._current_server
+        if server is not None and len(self._server_pool) > 1:
+            server.reconnects += 1  # as if it had failed: see `dial`
+            await self._process_op_err(ConnectionAbortedError(why))
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # nats-py encrypts where the server demands it. Whoever sits between could claim that it does not, and be told
         # the password: what was asked for with tls:// or tls= is insisted on.

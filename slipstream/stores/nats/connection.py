@@ -24,7 +24,7 @@ from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadlin
 from slipstream.stores.nats.config import NatsConnectionConfig
 from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
 from slipstream.stores.nats.features import MINIMUM, ServerFeatures
-from slipstream.stores.nats.lane import Disconnected, NoResponders
+from slipstream.stores.nats.lane import Disconnected, NoAnswer, NoResponders
 from slipstream.stores.nats.provision import find_origin, open_bucket
 from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.store import NatsStore
@@ -218,8 +218,8 @@ class NatsConnection(Connection):
             raise NotConnectedError(message="not connected yet: await connect(), or use `async with`")
         return self._session
 
-    def _api(self, session: Session) -> JetStreamApi:
-        return JetStreamApi(session.lane, domain=self._config.domain)
+    def _api(self, session: Session, *, clustered: bool = True) -> JetStreamApi:
+        return JetStreamApi(session.lane, domain=self._config.domain, clustered=clustered)
 
     async def _learn_features(self, session: Session, ends_at: float) -> None:
         """Ask what the server can do. A server without JetStream is connected to, but opens no store."""
@@ -242,6 +242,8 @@ class NatsConnection(Connection):
     async def _ask_features(self, session: Session) -> ServerFeatures:
         try:
             level = await self._api(session).api_level()
+        except NoAnswer:
+            raise  # that there is JetStream; an election is running
         except NoResponders:
             raise UnsupportedError(message=f"{self._where(session)} has no JetStream: start it with -js") from None
         except ApiError as error:
@@ -303,11 +305,15 @@ class NatsConnection(Connection):
                     difference.wanted,
                 )
         window = written.get("duplicate_window", 0) / NANOSECONDS
+        api = self._api(session, clustered=info.leader is not None)
+        copies = int(written.get("num_replicas", 1))
         return Bucket(
             name=wanted.name,
             origin=origin,
             stream=stream_name(wanted.name),
-            api=self._api(session),
+            api=api,
+            clustered=info.leader is not None,
+            leadership=session.quorum.leadership(api, stream_name(origin)) if copies > 1 else None,
             background=self,
             op_timeout=self._config.op_timeout,
             heartbeat=self._config.heartbeat,

@@ -65,7 +65,12 @@ async def open_consumer(
         seen: the bucket when a running feed last looked at it; None for a feed that begins, which is judged strictly.
     Raises: CursorExpiredError, and what `PushConsumer.open` raises.
     """
-    before = (await bucket.api.stream_info(bucket.stream)).view
+
+    async def look() -> BucketView:
+        # Of a leader that was deposed and does not know it yet, it would seem to have lost its tail.
+        return (await bucket.at_leader(lambda: bucket.api.stream_info(bucket.stream))).view
+
+    before = await look()
     _compare(bucket, options, before, revision, seen)
     try:
         consumer = await PushConsumer.open(
@@ -93,7 +98,7 @@ async def open_consumer(
                 incarnation=before.incarnation,
             )
             _compare(bucket, options, moved, revision, seen)
-        after = (await bucket.api.stream_info(bucket.stream)).view
+        after = await look()
         if after.incarnation != before.incarnation:
             raise expired(bucket, options, "recreated", after, revision, seen)
         if revision is not None and revision > after.last_revision:

@@ -14,6 +14,7 @@ from slipstream.stores.nats.config import NatsConnectionConfig, redact_url
 from slipstream.stores.nats.data_lane import DataLane
 from slipstream.stores.nats.dial import dial
 from slipstream.stores.nats.features import ServerFeatures
+from slipstream.stores.nats.quorum import Quorum
 from slipstream.stores.nats.slow_lane import SlowLane
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Session:
 
     Attributes:
         features: what the server can do, None where it was not learned yet or has no JetStream.
+        quorum: which leaders of its streams can be believed.
         outdated: the features are of a server from before a reconnect, which may have been another one.
     """
 
@@ -34,6 +36,8 @@ class Session:
         self.lane = DataLane(client) if isinstance(client, LaneClient) else SlowLane(client)
         self.features: ServerFeatures | None = None
         self.outdated = False
+        self.quorum = Quorum(client.leave if owned and isinstance(client, StoreClient) else None)
+        self.lane.add_listener(self.quorum)
         self._owned = owned
         self._looker: asyncio.Task[None] | None = None
 
@@ -111,6 +115,7 @@ class Session:
         if self._looker is not None:
             self._looker.cancel()
             await asyncio.wait({self._looker})
+        await self.quorum.aclose()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.lane.aclose()
