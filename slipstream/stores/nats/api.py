@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -32,14 +32,14 @@ from slipstream.stores.nats.decode import (
     parse_time,
 )
 from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_api_error
-from slipstream.stores.nats.lane import Lane, Message, NoAnswer, read_frame
+from slipstream.stores.nats.lane import Lane, Message, read_frame
 from slipstream.stores.nats.stream_config import NANOSECONDS
 from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
 T = TypeVar("T")
 _ANSWER_BYTES = 16 * 1024 * 1024
-_FIRST_PATIENCE = 2.0
-_LONGEST_PATIENCE = 16.0
+_PAUSE = 1.0
+"""Seconds until a question that nobody has answered is asked again."""
 _ANSWER = re.compile(
     rb"\r\nNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]+)\r\n"
     rb"Nats-Sequence: ([0-9]{1,19})\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
@@ -136,10 +136,10 @@ class ConsumerCreated:
 
 
 class JetStreamApi:
-    """Raises from every call: ApiError, and what `Lane.request` raises; NoAnswer where nobody answers for seconds.
+    """Raises from every call: ApiError, and what `Lane.request` raises.
 
-    A cluster drops the request that meets a leader which has just died or was deposed: without a bound it would wait
-    for its operation's whole timeout. The bound doubles with every request that met it, for those that take long.
+    A cluster drops the request that meets a leader which has just died or was deposed. So what may be asked twice is
+    asked again after a second; else it would wait for its operation's whole timeout.
     """
 
     def __init__(self, lane: Lane, *, domain: str | None = None, clustered: bool = True) -> None:
@@ -150,12 +150,22 @@ class JetStreamApi:
         self.lane = lane
         self.clock = ServerClock()
         self._prefix = api_prefix(domain)
-        self._patience = _FIRST_PATIENCE if clustered else None
+        self._clustered = clustered
 
-    async def call(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer to one API request, as JSON."""
+    async def call(
+        self, name: str, body: Mapping[str, Any] | None = None, *, once: bool = False, growth: float = 1.0
+    ) -> dict[str, Any]:
+        """The answer to one API request, as JSON.
+
+        Args:
+            once: never ask again: the answer would be another one.
+            growth: as for `_repeated`.
+        """
         payload = b"" if body is None else json.dumps(body).encode()
-        return _checked(await self._request(f"{self._prefix}.{name}", payload))
+        subject = f"{self._prefix}.{name}"
+        if once:
+            return _checked(await self.lane.request(subject, payload))
+        return _checked(await self._repeated(lambda: self.lane.request(subject, payload), growth=growth))
 
     async def api_level(self) -> int:
         """The server's API level; 0 where it names none (before 2.11)."""
@@ -168,17 +178,19 @@ class JetStreamApi:
         # Unasked for, the scratch subject: it counts as a key to the server, to nobody else.
         body = {"subjects_filter": subjects_filter or ALL_SCRATCH, "offset": offset}
         asked = monotonic()
-        info = _stream_info(await self.call(f"STREAM.INFO.{stream}", body), counts=subjects_filter is None)
+        answer = await self.call(f"STREAM.INFO.{stream}", body, growth=1.0 if subjects_filter is None else 2.0)
+        info = _stream_info(answer, counts=subjects_filter is None)
         self.clock.observe(info.at, asked=asked)
         return info
 
     async def create_stream_raw(self, body: Mapping[str, Any]) -> bytes:
         """The unread answer to a create request."""
         subject = f"{self._prefix}.STREAM.CREATE.{body['name']}"
-        return (await self._request(subject, json.dumps(body).encode())).data
+        payload = json.dumps(body).encode()
+        return (await self._repeated(lambda: self.lane.request(subject, payload))).data
 
     async def delete_stream(self, stream: str) -> None:
-        await self.call(f"STREAM.DELETE.{stream}")
+        await self.call(f"STREAM.DELETE.{stream}", once=True)
 
     async def stream_names(self) -> list[str]:
         """Every stream of the account. Unfiltered: a mirror has no subjects and would be left out."""
@@ -192,7 +204,7 @@ class JetStreamApi:
 
     async def purge_key(self, stream: str, subject: str, *, up_to: int) -> int:
         """Remove the messages of one subject up to and including a sequence; how many there were."""
-        answer = await self.call(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": up_to + 1})
+        answer = await self.call(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": up_to + 1}, once=True)
         return int(answer.get("purged", 0))
 
     async def last_at_leader(self, stream: str, subject: str) -> StoredMessage | None:
@@ -209,7 +221,8 @@ class JetStreamApi:
 
     async def last_direct(self, stream: str, subject: str) -> StoredMessage | None:
         """The last message of a subject as whichever replica answers has it."""
-        message = await self._request(f"{self._prefix}.DIRECT.GET.{stream}.{subject}")
+        request = f"{self._prefix}.DIRECT.GET.{stream}.{subject}"
+        message = await self._repeated(lambda: self.lane.request(request))
         if message.status == 404:
             return None
         return _direct(message)
@@ -217,8 +230,8 @@ class JetStreamApi:
     async def last_of_many(self, stream: str, subjects: Sequence[str]) -> KeysPage:
         """The last messages of up to 1024 subjects, as whichever replica answers has them; some may be missing."""
         body = json.dumps({"multi_last": subjects}).encode()
-        request = self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
-        *frames, last = await self._bounded(request)
+        request = f"{self._prefix}.DIRECT.GET.{stream}"
+        *frames, last = await self._repeated(lambda: self.lane.request_many(request, body))
         end = read_frame(last)
         if end.status == 404:
             return KeysPage([], whole=True)
@@ -246,26 +259,33 @@ class JetStreamApi:
         """Ask for the removal without waiting for an answer."""
         self.lane.send(f"{self._prefix}.CONSUMER.DELETE.{stream}.{name}")
 
-    async def _request(self, subject: str, payload: bytes = b"") -> Message:
-        request = self.lane.request(subject, payload)
-        return await (request if self._patience is None else self._bounded(request))
+    async def _repeated(self, ask: Callable[[], Coroutine[Any, Any, T]], *, growth: float = 2.0) -> T:
+        """The first answer to a question that is asked again while none comes; all of them stay open.
 
-    async def _bounded(self, request: Awaitable[T]) -> T:
-        patience = self._patience
+        So whoever is slow to answer is waited for, and whoever comes to lead meanwhile is asked.
+
+        Args:
+            growth: of the time to the next question; 1 where the answers are small.
+        """
+        if not self._clustered:
+            return await ask()
+        pause = _PAUSE
+        asked: set[asyncio.Task[T]] = set()
         try:
-            async with asyncio.timeout(patience):
-                answer = await request
-        except TimeoutError:
-            if patience is not None:  # of many that met it together only once
-                self._patience = min(_LONGEST_PATIENCE, 2 * patience)
-            raise NoAnswer from None
-        if patience is not None:
-            self._patience = _FIRST_PATIENCE
-        return answer
+            while True:
+                asked.add(asyncio.create_task(ask(), name="slipstream-request"))
+                answered, _ = await asyncio.wait(asked, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                if answered:
+                    return answered.pop().result()
+                pause *= growth
+        finally:
+            for question in asked:
+                if not question.cancel() and not question.cancelled():
+                    question.exception()  # one that nobody wants to know any more
 
     async def _message(self, stream: str, body: Mapping[str, Any]) -> StoredMessage | None:
         try:
-            answer = await self.call(f"STREAM.MSG.GET.{stream}", body)
+            answer = await self.call(f"STREAM.MSG.GET.{stream}", body, growth=2.0)
         except ApiError as error:
             if error.err_code == NO_MESSAGE_FOUND:
                 return None

@@ -96,6 +96,7 @@ class StoreClient(Client):
         """Go to another server, and come back to this one when those have failed; stay where there is no other."""
         server = self._current_server
         if server is not None and len(self._server_pool) > 1:
+            _log.warning("going to another server: %s", why)
             server.reconnects += 1  # as if it had failed: see `dial`
             await self._process_op_err(ConnectionAbortedError(why))
 

@@ -24,7 +24,7 @@ from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadlin
 from slipstream.stores.nats.config import NatsConnectionConfig
 from slipstream.stores.nats.error_map import NOT_ENABLED_FOR_ACCOUNT, ApiError
 from slipstream.stores.nats.features import MINIMUM, ServerFeatures
-from slipstream.stores.nats.lane import Disconnected, NoAnswer, NoResponders
+from slipstream.stores.nats.lane import Disconnected, NoResponders
 from slipstream.stores.nats.provision import find_origin, open_bucket
 from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.store import NatsStore
@@ -242,8 +242,6 @@ class NatsConnection(Connection):
     async def _ask_features(self, session: Session) -> ServerFeatures:
         try:
             level = await self._api(session).api_level()
-        except NoAnswer:
-            raise  # that there is JetStream; an election is running
         except NoResponders:
             raise UnsupportedError(message=f"{self._where(session)} has no JetStream: start it with -js") from None
         except ApiError as error:

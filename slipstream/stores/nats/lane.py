@@ -106,10 +106,6 @@ class NoResponders(LaneError):
     """Nobody listens on the subject: no such bucket, no JetStream, or an election is running. Nothing was stored."""
 
 
-class NoAnswer(NoResponders):
-    """Whoever was asked did not answer in time, as where the leader has just died: a request that may be repeated."""
-
-
 class Denied(LaneError):
     """The credentials do not permit the subject."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TypeVar
 
 from slipstream.stores.nats.api import JetStreamApi
@@ -29,7 +30,8 @@ _MARGIN_SECONDS = 1.0
 """For the way of an answer from a follower to its leader, and clocks that do not run alike."""
 _AGAIN_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
-_CUT_OFF_SECONDS = 5.0
+_ANSWER_SECONDS = 3.0
+_CUT_OFF_SECONDS = 4.5
 """Idle leaders hear from their followers every 2 s."""
 _SILENT_SECONDS = 10.0
 """Longer than an election, which nobody can leave by going elsewhere."""
@@ -116,7 +118,7 @@ class Quorum(Listener):
         self._connected = asyncio.Event()
         self._connected.set()
         self._heard = 0.0
-        self._answered = False
+        self._answered_at = -inf
         self._patience = 1.0
         self.lost_at = 0.0
 
@@ -132,10 +134,11 @@ class Quorum(Listener):
 
     def note(self, heard: float) -> None:
         """A leader answered, and knew a majority behind it at this time (of the loop)."""
-        self._answered = True
+        now = asyncio.get_running_loop().time()
+        self._answered_at = now
         if heard > self._heard:
             self._heard = heard
-        if asyncio.get_running_loop().time() - heard < _CUT_OFF_SECONDS:
+        if now - heard < _CUT_OFF_SECONDS:
             self._patience = 1.0
 
     async def aclose(self) -> None:
@@ -159,7 +162,7 @@ class Quorum(Listener):
 
     def _begin(self) -> None:
         self._heard = asyncio.get_running_loop().time()
-        self._answered = False
+        self._answered_at = -inf
 
     async def _look(self, leave: Callable[[str], Awaitable[None]]) -> None:
         """Ask again and again: pings say that the server is there, not whether the others are."""
@@ -176,20 +179,18 @@ class Quorum(Listener):
             except Closed:
                 return
             heard = loop.time() - self._heard
-            if lost == self.lost_at and is_cut_off(heard=heard, answered=self._answered, patience=self._patience):
-                _log.warning(
-                    "this server has had no majority of the cluster behind it for %.1f s: trying another", heard
-                )
+            answered = loop.time() - self._answered_at < _CUT_OFF_SECONDS / 2
+            if lost == self.lost_at and is_cut_off(heard=heard, answered=answered, patience=self._patience):
                 self._patience *= 2
                 self._begin()
-                await leave("the server is cut off from its cluster")
+                await leave(f"no leader with most of its followers was heard of here for {heard:.1f} s")
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _ask_one(self) -> None:
         """Ask the leader of one stream: what cuts off a server cuts off all that it leads."""
         stream, leadership = next(reversed(self._leaderships.items()))
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
+            async with asyncio.timeout(_ANSWER_SECONDS):
                 await leadership.ask()
         except (Closed, Denied):
             raise

@@ -19,7 +19,7 @@ import slipstream
 from slipstream import StoreConfig
 from slipstream.testing.checkers import History, Kind, Outcome, check_linearizable
 from slipstream.testing.cluster import ClusterNode, NatsCluster
-from tests.integration.faults.workload import CONDITIONAL, MIXED, READING, Workload
+from tests.integration.faults.workload import CONDITIONAL, MIXED, READING, Workload, new_bucket
 
 FAULT_SECONDS = 15.0
 CALM_SECONDS = 2.0
@@ -38,8 +38,7 @@ async def running() -> AsyncIterator[NatsCluster]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def cluster(running: NatsCluster) -> NatsCluster:
     """Whole again, whatever the test before has broken."""
-    await running.heal()
-    await running.ready()
+    await running.restore()
     return running
 
 
@@ -47,7 +46,7 @@ async def cluster(running: NatsCluster) -> NatsCluster:
 async def bucket(cluster: NatsCluster) -> str:
     name = f"test-{secrets.token_hex(8)}"
     async with slipstream.connect(cluster.url) as conn:
-        await conn.store(StoreConfig(name=name, num_replicas=3))
+        await new_bucket(conn, StoreConfig(name=name, num_replicas=3))
     await cluster.in_sync(name)
     return name
 

@@ -6,17 +6,29 @@ import asyncio
 import random
 from contextlib import suppress
 
-from slipstream import ConflictError, KvError, KvUpdate
-from slipstream.interfaces import KvStore
+from slipstream import ConflictError, Connection, KvError, KvStore, KvUpdate, OperationFailedError, StoreConfig
 from slipstream.testing.checkers import Client, History, Kind
 
 KEYS = 3
 KEY_SECONDS = 4.0
 """Then other keys are taken: the search for an order grows with the operations on one key."""
 PAUSE_SECONDS = 0.02
+NO_SUITABLE_PEERS = 10005
 MIXED = (Kind.GET, Kind.GET, Kind.PUT, Kind.CREATE, Kind.UPDATE, Kind.DELETE)
 READING = (Kind.GET,)
 CONDITIONAL = (Kind.GET, Kind.CREATE, Kind.UPDATE)
+
+
+async def new_bucket(connection: Connection, config: StoreConfig, *, within: float = 20.0) -> KvStore:
+    """Make it as soon as its nodes take buckets: one that has just come back is refused for a moment more."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                return await connection.store(config)
+            except OperationFailedError as error:
+                if error.err_code != NO_SUITABLE_PEERS:
+                    raise
+            await asyncio.sleep(0.1)
 
 
 class Workload:
