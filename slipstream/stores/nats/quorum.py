@@ -42,7 +42,7 @@ def is_cut_off(*, heard: float, answered: bool, patience: float = 1.0) -> bool:
     """Whether to try another server: nobody here has been known to lead a majority for so many seconds. Pure.
 
     Args:
-        answered: a leader answers here, and says so itself; not: nobody does, as in an election.
+        answered: a leader answers here, and has for a while; not: nobody does, as in an election.
         patience: grows with every server that was no better.
     """
     limit = _CUT_OFF_SECONDS if answered else _SILENT_SECONDS
@@ -118,7 +118,7 @@ class Quorum(Listener):
         self._connected = asyncio.Event()
         self._connected.set()
         self._heard = 0.0
-        self._answered_at = -inf
+        self._answered_at = self._answers_since = -inf
         self._patience = 1.0
         self.lost_at = 0.0
 
@@ -135,6 +135,8 @@ class Quorum(Listener):
     def note(self, heard: float) -> None:
         """A leader answered, and knew a majority behind it at this time (of the loop)."""
         now = asyncio.get_running_loop().time()
+        if now - self._answered_at > _CUT_OFF_SECONDS / 2:
+            self._answers_since = now
         self._answered_at = now
         if heard > self._heard:
             self._heard = heard
@@ -160,6 +162,11 @@ class Quorum(Listener):
     def on_closed(self) -> None:
         self._connected.clear()
 
+    def _answers(self) -> bool:
+        """One leader has answered for a while. One that was just chosen has not heard from its followers yet."""
+        since = max(self._answers_since, asyncio.get_running_loop().time() - _CUT_OFF_SECONDS / 2)
+        return self._answers_since < since <= self._answered_at
+
     def _begin(self) -> None:
         self._heard = asyncio.get_running_loop().time()
         self._answered_at = -inf
@@ -179,8 +186,7 @@ class Quorum(Listener):
             except Closed:
                 return
             heard = loop.time() - self._heard
-            answered = loop.time() - self._answered_at < _CUT_OFF_SECONDS / 2
-            if lost == self.lost_at and is_cut_off(heard=heard, answered=answered, patience=self._patience):
+            if lost == self.lost_at and is_cut_off(heard=heard, answered=self._answers(), patience=self._patience):
                 self._patience *= 2
                 self._begin()
                 await leave(f"no leader with most of its followers was heard of here for {heard:.1f} s")
