@@ -91,7 +91,7 @@ class Raw:
 @asynccontextmanager
 async def raw_client(url: str, *, api: str = "$JS.API") -> AsyncIterator[Raw]:
     """A client that reconnects for ever, closed at the end."""
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05)
+    client = await nats.connect(url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.05)
     try:
         raw = Raw(client, api=api)
         await raw.api("INFO")  # the first request starts a task that stays
