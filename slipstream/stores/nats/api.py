@@ -106,6 +106,7 @@ class StreamInfo:
     """A stream as its leader describes it.
 
     Attributes:
+        clustered: its server is one of several; one alone names itself as the leader, too.
         silence: seconds since the leader last heard from so many followers that these and it are most of the copies;
             infinite where it never did, None where the stream has one copy.
     """
@@ -118,6 +119,7 @@ class StreamInfo:
     at: datetime | None
     subjects: Mapping[str, int]
     subjects_total: int
+    clustered: bool
     silence: float | None
 
 
@@ -280,7 +282,10 @@ class JetStreamApi:
                 pause *= growth
         finally:
             for question in asked:
-                if not question.cancel() and not question.cancelled():
+                question.cancel()
+            await asyncio.wait(asked)  # a turn of the loop, in which they are forgotten
+            for question in asked:
+                if not question.cancelled():
                     question.exception()  # one that nobody wants to know any more
 
     async def _message(self, stream: str, body: Mapping[str, Any]) -> StoredMessage | None:
@@ -358,6 +363,7 @@ def _stream_info(answer: Mapping[str, Any], *, counts: bool) -> StreamInfo:
         parse_time(answer.get("ts", "")),
         {} if counts else subjects,
         int(answer.get("total", 0)),
+        bool(cluster.get("name")),
         silence(cluster, copies=int(config.get("num_replicas", 1))),
     )
 

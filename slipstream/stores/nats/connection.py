@@ -303,14 +303,14 @@ class NatsConnection(Connection):
                     difference.wanted,
                 )
         window = written.get("duplicate_window", 0) / NANOSECONDS
-        api = self._api(session, clustered=info.leader is not None)
+        api = self._api(session, clustered=info.clustered)
         copies = int(written.get("num_replicas", 1))
         return Bucket(
             name=wanted.name,
             origin=origin,
             stream=stream_name(wanted.name),
             api=api,
-            clustered=info.leader is not None,
+            clustered=info.clustered,
             leadership=session.quorum.leadership(api, stream_name(origin)) if copies > 1 else None,
             background=self,
             op_timeout=self._config.op_timeout,
