@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MATRIX ?= 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-matrix bench clean
+.PHONY: help demo test check format test-matrix bench soak clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-matrix: $(READY) ## the tests on older and newer servers (MATRIX="2.10.26 .
 bench: $(READY) ## slipstream beside nats-py and a raw socket: prints a table, writes docs/benchmarks.md (BENCH="--million")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+soak: $(READY) ## random faults on a cluster and a server, all checkers on (MINUTES=5 SEED=...)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -17,6 +17,7 @@ from slipstream.testing._waiting import eventually
 
 _ANSWER_SECONDS = 5.0
 _NO_MESSAGE_FOUND = 10037
+_TOGETHER = 64
 
 
 class Raw:
@@ -61,6 +62,23 @@ class Raw:
             return None
         return int(answer["message"]["seq"]), base64.b64decode(answer["message"].get("data") or "")
 
+    async def stream(self, bucket: str) -> dict[int, tuple[str, bytes]]:
+        """Key and value of every message that the stream holds, by revision."""
+        state = await self.state(bucket)
+        numbers = range(state["first_seq"], state["last_seq"] + 1)
+        found: dict[int, tuple[str, bytes]] = {}
+        for start in range(0, len(numbers), _TOGETHER):
+            asked = numbers[start : start + _TOGETHER]
+            requests = (self.api(f"STREAM.MSG.GET.KV_{bucket}", {"seq": number}) for number in asked)
+            for number, answer in zip(asked, await asyncio.gather(*requests), strict=True):
+                if "error" in answer:
+                    assert answer["error"]["err_code"] == _NO_MESSAGE_FOUND, answer
+                    continue
+                message = answer["message"]
+                key = message["subject"].removeprefix(f"$KV.{bucket}.")
+                found[number] = key, base64.b64decode(message.get("data") or "")
+        return found
+
     async def contents(self, bucket: str) -> dict[str, tuple[int, bytes]]:
         """Revision and value of the last record of every key, as `last`; for a bucket that nobody writes to."""
         answer = await self.api(f"STREAM.INFO.KV_{bucket}", {"subjects_filter": ">"})
@@ -73,7 +91,7 @@ class Raw:
 @asynccontextmanager
 async def raw_client(url: str, *, api: str = "$JS.API") -> AsyncIterator[Raw]:
     """A client that reconnects for ever, closed at the end."""
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05)
+    client = await nats.connect(url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.05)
     try:
         raw = Raw(client, api=api)
         await raw.api("INFO")  # the first request starts a task that stays

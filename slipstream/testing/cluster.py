@@ -178,9 +178,24 @@ class NatsCluster:
             if other is not node:
                 self.partition(node, other)
 
+    def delay(self, one: ClusterNode, other: ClusterNode, seconds: float) -> None:
+        """Let what passes between two nodes arrive so much later, until `heal`: a replica there lags behind."""
+        for pair in ((one.name, other.name), (other.name, one.name)):
+            self._routes[pair].latency(seconds)
+
     async def heal(self) -> None:
-        """End all partitions."""
+        """End all partitions and delays."""
         await asyncio.gather(*(proxy.heal() for proxy in self._routes.values()))
+
+    async def restore(self) -> None:
+        """End all faults, start the nodes that are down, and return once the cluster is ready. Raises: TimeoutError."""
+        await self.heal()
+        for node in self.nodes:
+            if node.is_running:
+                node.resume()
+            else:
+                await node.start()
+        await self.ready()
 
     async def _build(self) -> None:
         folder = self._directory

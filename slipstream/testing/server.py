@@ -75,6 +75,10 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def directory(self) -> Path:
         if self._folder is None:
             raise RuntimeError("the server was never started")
@@ -243,6 +247,11 @@ class NatsServer:
     def pid(self) -> int:
         """Raises: RuntimeError while the server is down."""
         return self._core.pid
+
+    @property
+    def is_running(self) -> bool:
+        """It was started and has not ended, paused or not."""
+        return self._core.is_running
 
     @property
     def directory(self) -> Path:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from slipstream.model import Moment, to_datetime
 from slipstream.resume import BucketView
@@ -31,9 +33,13 @@ from slipstream.stores.nats.decode import (
 )
 from slipstream.stores.nats.error_map import NO_MESSAGE_FOUND, ApiError, parse_api_error
 from slipstream.stores.nats.lane import Lane, Message, read_frame
+from slipstream.stores.nats.stream_config import NANOSECONDS
 from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
+T = TypeVar("T")
 _ANSWER_BYTES = 16 * 1024 * 1024
+_PAUSE = 1.0
+"""Seconds until a question that nobody has answered is asked again."""
 _ANSWER = re.compile(
     rb"\r\nNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]+)\r\n"
     rb"Nats-Sequence: ([0-9]{1,19})\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
@@ -97,7 +103,13 @@ class KeysPage:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """A stream as its leader describes it."""
+    """A stream as its leader describes it.
+
+    Attributes:
+        clustered: its server is one of several; one alone names itself as the leader, too.
+        silence: seconds since the leader last heard from so many followers that these and it are most of the copies;
+            infinite where it never did, None where the stream has one copy.
+    """
 
     config: Mapping[str, Any]
     view: BucketView
@@ -107,6 +119,8 @@ class StreamInfo:
     at: datetime | None
     subjects: Mapping[str, int]
     subjects_total: int
+    clustered: bool
+    silence: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +138,36 @@ class ConsumerCreated:
 
 
 class JetStreamApi:
-    """Raises from every call: ApiError, and what `Lane.request` raises."""
+    """Raises from every call: ApiError, and what `Lane.request` raises.
 
-    def __init__(self, lane: Lane, *, domain: str | None = None) -> None:
+    A cluster drops the request that meets a leader which has just died or was deposed. So what may be asked twice is
+    asked again after a second; else it would wait for its operation's whole timeout.
+    """
+
+    def __init__(self, lane: Lane, *, domain: str | None = None, clustered: bool = True) -> None:
+        """
+        Args:
+            clustered: a request may be dropped while the connection lives. One server alone answers each.
+        """
         self.lane = lane
         self.clock = ServerClock()
         self._prefix = api_prefix(domain)
+        self._clustered = clustered
 
-    async def call(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer to one API request, as JSON."""
+    async def call(
+        self, name: str, body: Mapping[str, Any] | None = None, *, once: bool = False, growth: float = 1.0
+    ) -> dict[str, Any]:
+        """The answer to one API request, as JSON.
+
+        Args:
+            once: never ask again: the answer would be another one.
+            growth: as for `_repeated`.
+        """
         payload = b"" if body is None else json.dumps(body).encode()
-        message = await self.lane.request(f"{self._prefix}.{name}", payload)
-        return _checked(message)
+        subject = f"{self._prefix}.{name}"
+        if once:
+            return _checked(await self.lane.request(subject, payload))
+        return _checked(await self._repeated(lambda: self.lane.request(subject, payload), growth=growth))
 
     async def api_level(self) -> int:
         """The server's API level; 0 where it names none (before 2.11)."""
@@ -148,17 +180,19 @@ class JetStreamApi:
         # Unasked for, the scratch subject: it counts as a key to the server, to nobody else.
         body = {"subjects_filter": subjects_filter or ALL_SCRATCH, "offset": offset}
         asked = monotonic()
-        info = _stream_info(await self.call(f"STREAM.INFO.{stream}", body), counts=subjects_filter is None)
+        answer = await self.call(f"STREAM.INFO.{stream}", body, growth=1.0 if subjects_filter is None else 2.0)
+        info = _stream_info(answer, counts=subjects_filter is None)
         self.clock.observe(info.at, asked=asked)
         return info
 
     async def create_stream_raw(self, body: Mapping[str, Any]) -> bytes:
         """The unread answer to a create request."""
         subject = f"{self._prefix}.STREAM.CREATE.{body['name']}"
-        return (await self.lane.request(subject, json.dumps(body).encode())).data
+        payload = json.dumps(body).encode()
+        return (await self._repeated(lambda: self.lane.request(subject, payload))).data
 
     async def delete_stream(self, stream: str) -> None:
-        await self.call(f"STREAM.DELETE.{stream}")
+        await self.call(f"STREAM.DELETE.{stream}", once=True)
 
     async def stream_names(self) -> list[str]:
         """Every stream of the account. Unfiltered: a mirror has no subjects and would be left out."""
@@ -172,7 +206,7 @@ class JetStreamApi:
 
     async def purge_key(self, stream: str, subject: str, *, up_to: int) -> int:
         """Remove the messages of one subject up to and including a sequence; how many there were."""
-        answer = await self.call(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": up_to + 1})
+        answer = await self.call(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": up_to + 1}, once=True)
         return int(answer.get("purged", 0))
 
     async def last_at_leader(self, stream: str, subject: str) -> StoredMessage | None:
@@ -189,7 +223,8 @@ class JetStreamApi:
 
     async def last_direct(self, stream: str, subject: str) -> StoredMessage | None:
         """The last message of a subject as whichever replica answers has it."""
-        message = await self.lane.request(f"{self._prefix}.DIRECT.GET.{stream}.{subject}")
+        request = f"{self._prefix}.DIRECT.GET.{stream}.{subject}"
+        message = await self._repeated(lambda: self.lane.request(request))
         if message.status == 404:
             return None
         return _direct(message)
@@ -197,7 +232,8 @@ class JetStreamApi:
     async def last_of_many(self, stream: str, subjects: Sequence[str]) -> KeysPage:
         """The last messages of up to 1024 subjects, as whichever replica answers has them; some may be missing."""
         body = json.dumps({"multi_last": subjects}).encode()
-        *frames, last = await self.lane.request_many(f"{self._prefix}.DIRECT.GET.{stream}", body)
+        request = f"{self._prefix}.DIRECT.GET.{stream}"
+        *frames, last = await self._repeated(lambda: self.lane.request_many(request, body))
         end = read_frame(last)
         if end.status == 404:
             return KeysPage([], whole=True)
@@ -225,9 +261,36 @@ class JetStreamApi:
         """Ask for the removal without waiting for an answer."""
         self.lane.send(f"{self._prefix}.CONSUMER.DELETE.{stream}.{name}")
 
+    async def _repeated(self, ask: Callable[[], Coroutine[Any, Any, T]], *, growth: float = 2.0) -> T:
+        """The first answer to a question that is asked again while none comes; all of them stay open.
+
+        So whoever is slow to answer is waited for, and whoever comes to lead meanwhile is asked.
+
+        Args:
+            growth: of the time to the next question; 1 where the answers are small.
+        """
+        if not self._clustered:
+            return await ask()
+        pause = _PAUSE
+        asked: set[asyncio.Task[T]] = set()
+        try:
+            while True:
+                asked.add(asyncio.create_task(ask(), name="slipstream-request"))
+                answered, _ = await asyncio.wait(asked, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                if answered:
+                    return answered.pop().result()
+                pause *= growth
+        finally:
+            for question in asked:
+                question.cancel()
+            await asyncio.wait(asked)  # a turn of the loop, in which they are forgotten
+            for question in asked:
+                if not question.cancelled():
+                    question.exception()  # one that nobody wants to know any more
+
     async def _message(self, stream: str, body: Mapping[str, Any]) -> StoredMessage | None:
         try:
-            answer = await self.call(f"STREAM.MSG.GET.{stream}", body)
+            answer = await self.call(f"STREAM.MSG.GET.{stream}", body, growth=2.0)
         except ApiError as error:
             if error.err_code == NO_MESSAGE_FOUND:
                 return None
@@ -300,4 +363,18 @@ def _stream_info(answer: Mapping[str, Any], *, counts: bool) -> StreamInfo:
         parse_time(answer.get("ts", "")),
         {} if counts else subjects,
         int(answer.get("total", 0)),
+        bool(cluster.get("name")),
+        silence(cluster, copies=int(config.get("num_replicas", 1))),
     )
+
+
+def silence(cluster: Mapping[str, Any], *, copies: int) -> float | None:
+    """How long the leader of so many copies has not heard from a majority of them, as `StreamInfo.silence`. Pure."""
+    if copies == 1:
+        return None
+    if not cluster.get("leader"):
+        return inf
+    # 0: not heard since it leads.
+    heard = sorted(int(follower.get("active") or 0) / NANOSECONDS or inf for follower in cluster.get("replicas") or ())
+    needed = copies // 2
+    return heard[needed - 1] if len(heard) >= needed else inf

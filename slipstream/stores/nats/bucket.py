@@ -28,6 +28,7 @@ from slipstream.stores.nats.api import JetStreamApi, StoredMessage
 from slipstream.stores.nats.decode import make_update, operation_of
 from slipstream.stores.nats.error_map import ApiError, permission_denied, to_kv_error
 from slipstream.stores.nats.lane import Closed, Denied, Disconnected, Lane, NoResponders, TooLarge
+from slipstream.stores.nats.quorum import Leadership
 from slipstream.stores.nats.subjects import filter_for, filters_for, stream_name, subject_prefix
 
 T = TypeVar("T")
@@ -121,6 +122,8 @@ class Bucket:
         application: what the consumers are named after; None for the program.
         origin: the bucket whose subjects it uses: its own name, or the one that it mirrors.
         resend_seconds: how long the server remembers message ids; 0 where writes are not sent again.
+        leadership: of the stream that takes its writes; None where it has one copy, which is right by itself.
+        clustered: a write may be dropped while the connection lives, where it meets a leader that was deposed.
         batched_gets: the server answers one request with the last message of each of many keys.
         own_writes: the last revision that this handle wrote of each key, for `reads="session"`.
     """
@@ -139,6 +142,8 @@ class Bucket:
     resend_seconds: float
     abilities: Abilities
     drift: list[Drift]
+    leadership: Leadership | None = None
+    clustered: bool = False
     batched_gets: bool = False
     application: str | None = None
     own_writes: dict[str, int] = field(default_factory=dict)
@@ -208,6 +213,20 @@ class Bucket:
                     raise settle(error, store=self.name, key=key) from None
                 pauses = pauses or Pauses()
                 await pauses.pause()
+
+    async def at_leader(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What the leader of `written` answers, one that certainly led meanwhile; inside of an attempt of `read`."""
+        return await (attempt() if self.leadership is None else self.leadership.certain(attempt))
+
+    async def vouched(self, since: float, key: str) -> bool:
+        """What the leader refused, in answer to something sent then (loop time), is refused: no other led meanwhile."""
+        leadership = self.leadership
+        return leadership is None or await self.read(lambda: leadership.vouches(since), key=key)
+
+    async def last(self, key: str) -> StoredMessage | None:
+        """The last message of a key, not older than any write that was acknowledged before."""
+        subject = self.subject(key)
+        return await self.read(lambda: self.at_leader(lambda: self.api.last_at_leader(self.written, subject)), key=key)
 
     async def has_expired(self, end: datetime | None) -> bool:
         """A ttl that ends then has ended, by the server's clock. Asks the server where that is not certain.

@@ -17,7 +17,6 @@ from slipstream.errors import (
     UnsupportedError,
 )
 from slipstream.model import Operation, VersionToken
-from slipstream.stores.nats.api import StoredMessage
 from slipstream.stores.nats.batch import Guard, Part, messages, ride, with_scratch
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
 from slipstream.stores.nats.decode import BATCH_ID, OPERATION, ROLLUP, TTL, Headers
@@ -157,19 +156,17 @@ class Commit:
         return (None, guards) if info.replicas == 1 else (info.view.last_revision, [])
 
     async def _last(self, key: str) -> Last:
-        message = await self._stored(key)
+        message = await self._bucket.last(key)
         return (
             Last(0, absent=True) if message is None else Last(message.sequence, await self._bucket.is_absent(message))
         )
 
     async def _newest(self, subject: str) -> int:
         bucket = self._bucket
-        message = await bucket.read(lambda: bucket.api.last_at_leader(bucket.written, subject))
+        message = await bucket.read(
+            lambda: bucket.at_leader(lambda: bucket.api.last_at_leader(bucket.written, subject))
+        )
         return 0 if message is None else message.sequence
-
-    async def _stored(self, key: str) -> StoredMessage | None:
-        bucket = self._bucket
-        return await bucket.read(lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(key)), key=key)
 
     def _part(self, write: QueuedWrite, guard: Guard | None) -> Part:
         headers = dict(_MARKERS.get(write.operation, {}))
@@ -237,7 +234,7 @@ class Commit:
             self._set_doubt(False)
             return await self._run()
         for number, key in enumerate(self._queue.writes, 1):
-            last = await self._stored(key)
+            last = await self._bucket.last(key)
             if last is not None and last.headers.get(BATCH_ID) == batch_id:
                 self._set_doubt(False)
                 return self._versions(last.sequence - number)

@@ -232,8 +232,8 @@ class NatsConnection(Connection):
             raise NotConnectedError(message="not connected yet: await connect(), or use `async with`")
         return self._session
 
-    def _api(self, session: Session) -> JetStreamApi:
-        return JetStreamApi(session.lane, domain=self._config.domain)
+    def _api(self, session: Session, *, clustered: bool = True) -> JetStreamApi:
+        return JetStreamApi(session.lane, domain=self._config.domain, clustered=clustered)
 
     async def _learn_features(self, session: Session, ends_at: float) -> None:
         """Ask what the server can do. A server without JetStream is connected to, but opens no store."""
@@ -317,11 +317,15 @@ class NatsConnection(Connection):
                     difference.wanted,
                 )
         window = written.get("duplicate_window", 0) / NANOSECONDS
+        api = self._api(session, clustered=info.clustered)
+        copies = int(written.get("num_replicas", 1))
         return Bucket(
             name=wanted.name,
             origin=origin,
             stream=stream_name(wanted.name),
-            api=self._api(session),
+            api=api,
+            clustered=info.clustered,
+            leadership=session.quorum.leadership(api, stream_name(origin)) if copies > 1 else None,
             background=self,
             op_timeout=self._config.op_timeout,
             heartbeat=self._config.heartbeat,

@@ -35,6 +35,8 @@ TTL_DISABLED = 10166
 ATOMIC_DISABLED = 10174
 _NOTHING_TAKEN = frozenset({10176, 10210})
 TEMPORARILY_UNAVAILABLE = 10008
+NOT_LEADER = 10009
+IN_PROCESS = 10158
 MAX_BYTES_REQUIRED = 10113
 _MISMATCH = frozenset({10071, 10164})
 _TOO_LARGE = 10054
@@ -61,11 +63,16 @@ class ApiError(Exception):
     @property
     def is_temporary(self) -> bool:
         """No leader of the cluster right now."""
-        return self.err_code == TEMPORARILY_UNAVAILABLE
+        return self.err_code in (TEMPORARILY_UNAVAILABLE, NOT_LEADER)
 
     @property
     def is_mismatch(self) -> bool:
         return self.err_code in _MISMATCH
+
+    @property
+    def is_in_process(self) -> bool:
+        """The write was sent before under the same id, and it is not known yet what becomes of it."""
+        return self.err_code == IN_PROCESS
 
     @property
     def is_incomplete(self) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime
 from slipstream.errors import CursorExpiredError, ExpiryReason
 from slipstream.model import WatchCursor
 from slipstream.resume import BucketView, Seen, cursor_expiry, resume_expiry
+from slipstream.stores.nats.api import StreamInfo
 from slipstream.stores.nats.bucket import Bucket
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError, reports_expiry
@@ -61,7 +62,12 @@ async def open_consumer(
         seen: what a running feed knows of the bucket; None for a feed that begins, which is judged strictly.
     Raises: CursorExpiredError, and what `PushConsumer.open` raises.
     """
-    looked = await bucket.api.stream_info(bucket.stream)
+
+    async def look() -> StreamInfo:
+        # Of a leader that was deposed and does not know it yet, it would seem to have lost its tail.
+        return await bucket.at_leader(lambda: bucket.api.stream_info(bucket.stream))
+
+    looked = await look()
     before = looked.view
     _compare(bucket, options, before, looked.at, revision, seen)
     try:
@@ -90,7 +96,7 @@ async def open_consumer(
                 incarnation=before.incarnation,
             )
             _compare(bucket, options, moved, looked.at, revision, seen)
-        looked_again = await bucket.api.stream_info(bucket.stream)
+        looked_again = await look()
         after = looked_again.view
         if after.incarnation != before.incarnation:
             raise expired(bucket, options, "recreated", after, revision, seen)

@@ -26,6 +26,8 @@ from slipstream.stores.nats.lane import Disconnected, Message, NoResponders, Pen
 
 _ACKNOWLEDGED = re.compile(rb'\{"stream": ?"[^"\\]*", ?"seq": ?([1-9][0-9]*)\}')
 """The answer to nearly every write; whatever else is in one is read as JSON."""
+_PATIENCE = 2.0
+"""Seconds until a write without an answer is sent again over the same connection; doubles from one to the next."""
 _RESEND_FRACTION = 0.5
 """Of the server's duplicate window: within it a message id is certain to be remembered."""
 
@@ -107,14 +109,27 @@ class Publication:
         loop = asyncio.get_running_loop()
         resend_until = self._first_sent_at + bucket.resend_seconds * _RESEND_FRACTION
         pauses: Pauses | None = None
+        patience = _PATIENCE if bucket.clustered and message_id is not None else None
         doubt = False
         while True:
             self.outcome_unknown = True
+            sent_at = self._first_sent_at if posted is not None else loop.time()
+            request = bucket.lane.request(subject, payload, complete) if posted is None else posted.answer()
             try:
-                if posted is None:
-                    answer = await bucket.lane.request(subject, payload, complete)
+                if patience is None:
+                    answer = await request
                 else:
-                    answer = await posted.answer()
+                    async with asyncio.timeout(patience):
+                        answer = await request
+            except TimeoutError:
+                # Dropped on its way, or slow. Sent again, the server knows it by its id.
+                if posted is not None:
+                    posted.close()
+                    posted = None
+                doubt = True
+                assert patience is not None
+                patience = 2 * patience if loop.time() + 2 * patience < resend_until else None
+                continue
             except Disconnected as error:
                 posted = None
                 doubt = doubt or error.sent
@@ -139,26 +154,24 @@ class Publication:
             except LANE_FAILURES as error:
                 self.outcome_unknown = doubt
                 raise settle(error, store=bucket.name, key=self._key) from None
+            posted = None
             try:
                 revision = self._revision(answer)
             except ApiError as error:
-                if error.is_temporary:
-                    posted = None
-                    self.outcome_unknown = doubt
+                doubt = doubt or error.is_in_process
+                self.outcome_unknown = doubt
+                if error.is_temporary or error.is_in_process or await self._is_undecided(error, sent_at):
                     pauses = pauses or Pauses()
                     await pauses.pause()
                     continue
                 if error.is_mismatch and doubt:
                     revision = await self._settle_doubt(message_id, expected, fence)
                 elif error.is_mismatch and fence is not None:
-                    self.outcome_unknown = False
                     await self._check_fence(fence)
-                    posted = None
                     pauses = pauses or Pauses()
-                    await pauses.pause()  # it holds: another guarded write was in flight (10164)
+                    await pauses.pause()  # it holds: it was refused before it did
                     continue
                 else:
-                    self.outcome_unknown = False
                     version = None if expected is None else VersionToken.from_u64(expected)
                     raise to_kv_error(error, store=bucket.name, key=self._key, expected=version) from None
             self._done(revision)
@@ -190,21 +203,23 @@ class Publication:
         if self._bucket.reads == "session":
             self._bucket.own_writes[self._key] = revision
 
+    async def _is_undecided(self, error: ApiError, sent_at: float) -> bool:
+        """A mismatch with a write in flight, which may come to nothing, or by the word of a leader that may be none."""
+        if not error.is_mismatch:
+            return False
+        return error.actual is None or not await self._bucket.vouched(sent_at, self._key)
+
     async def _check_fence(self, fence: Fence) -> None:
         """Raises: FencedError if its key has moved on."""
         bucket = self._bucket
-        last = await bucket.read(
-            lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(fence.key)), key=fence.key
-        )
+        last = await bucket.last(fence.key)
         found = Last(0, absent=True) if last is None else Last(last.sequence, absent=False)
         fence.condition.check(fence.key, found, store=bucket.name)
 
     async def _settle_doubt(self, message_id: str | None, expected: int | None, fence: Fence | None) -> int:
         """Another revision is there than expected, perhaps our own from an attempt whose answer was lost."""
         bucket = self._bucket
-        last = await bucket.read(
-            lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(self._key)), key=self._key
-        )
+        last = await bucket.last(self._key)
         if last is not None and message_id is not None and last.headers.get(MESSAGE_ID) == message_id:
             return last.sequence
         if fence is not None:

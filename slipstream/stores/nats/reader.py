@@ -102,7 +102,10 @@ class NatsReader(KvReader):
         sequence = to_revision(version, store=self._bucket.name, key=key)
         if sequence == 0:
             return None  # the server takes 0 for no sequence at all
-        message = await self._bucket.read(lambda: self._bucket.api.message(self._bucket.stream, sequence), key=key)
+        bucket = self._bucket
+        message = await bucket.read(
+            lambda: bucket.at_leader(lambda: bucket.api.message(bucket.stream, sequence)), key=key
+        )
         if message is None or message.subject != self._bucket.subject(key):
             return None
         return self._bucket.update(message)
@@ -117,7 +120,8 @@ class NatsReader(KvReader):
             pauses = Pauses()
             while (await bucket.api.stream_info(bucket.stream)).view.last_revision < min_revision:
                 await pauses.pause()
-            message = await bucket.api.last_at_leader(bucket.stream, bucket.subject(key))
+            subject = bucket.subject(key)
+            message = await bucket.at_leader(lambda: bucket.api.last_at_leader(bucket.stream, subject))
         if message is None or await self._is_gone(key, message):
             return None
         return bucket.entry(message)
@@ -147,12 +151,16 @@ class NatsReader(KvReader):
     async def _last(self, key: str) -> StoredMessage | None:
         bucket = self._bucket
         subject = bucket.subject(key)
+
+        async def at_leader() -> StoredMessage | None:
+            return await bucket.at_leader(lambda: bucket.api.last_at_leader(bucket.written, subject))
+
         if not self._may_read_anywhere():
-            return await bucket.api.last_at_leader(bucket.written, subject)
+            return await at_leader()
         message = await bucket.api.last_direct(bucket.stream, subject)
         own = bucket.own_writes.get(key)
         if own is not None and (message is None or message.sequence < own):
-            return await bucket.api.last_at_leader(bucket.written, subject)
+            return await at_leader()
         return message
 
     async def _living(self, updates: dict[str, KvUpdate]) -> list[KvUpdate]:

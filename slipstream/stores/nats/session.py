@@ -19,6 +19,7 @@ from slipstream.stores.nats.data_lane import DataLane
 from slipstream.stores.nats.dial import dial
 from slipstream.stores.nats.failover import Failover
 from slipstream.stores.nats.features import ServerFeatures
+from slipstream.stores.nats.quorum import Quorum
 from slipstream.stores.nats.slow_lane import SlowLane
 from slipstream.stores.nats.watchdog import Watchdog
 
@@ -32,15 +33,16 @@ class Session:
 
     Attributes:
         features: what the server can do, None where it was not learned yet or has no JetStream.
+        quorum: which leaders of its streams can be believed.
         outdated: the features are of a server from before a reconnect, which may have been another one.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, owned: StoreClient | None = None) -> None:
         self.client = client
         self.lane = DataLane(client) if isinstance(client, LaneClient) else SlowLane(client)
         self.features: ServerFeatures | None = None
         self.outdated = False
-        self._owned: StoreClient | None = None
+        self._owned = owned
         self._failover: Failover | None = None
         self._companion: asyncio.Task[None] | None = None
         self._is_lost = False
@@ -48,6 +50,8 @@ class Session:
         self._server = client.connected_url
         self._emit: Callable[[ConnectionEvent], None] | None = None
         self._event = ConnectionEvent(state=ConnectionState.CONNECTED, server=self.where)
+        self.quorum = Quorum(self._leave if owned is not None else None)
+        self.lane.add_listener(self.quorum)
 
     @classmethod
     async def dial(cls, config: NatsConnectionConfig) -> Session:
@@ -69,7 +73,7 @@ class Session:
 
         async def on_lame_duck() -> None:
             if session is not None:
-                await session._leave_lame_duck(client)
+                await session._leave_lame_duck()
 
         async def on_closed() -> None:
             if session is not None:
@@ -91,8 +95,8 @@ class Session:
             on_closed=on_closed,
             on_error=on_error,
         )
-        session = cls(client)
-        session._owned, session._failover = client, failover
+        session = cls(client, owned=client)
+        session._failover = failover
         await session._open()
         watchdog = Watchdog(
             client,
@@ -149,6 +153,7 @@ class Session:
         if self._companion is not None:
             self._companion.cancel()
             await asyncio.wait({self._companion})
+        await self.quorum.aclose()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.lane.aclose()
@@ -184,12 +189,16 @@ class Session:
         self.lane.reconnected()
         self._tell(ConnectionState.CONNECTED, server=self.where)
 
-    async def _leave_lame_duck(self, client: StoreClient) -> None:
+    async def _leave_lame_duck(self) -> None:
         """Go while there is somewhere to go: the server's JetStream has ended already, and it will cut us off."""
         _log.info("%s is about to shut down", self.where)
         self._tell(ConnectionState.LAME_DUCK, server=self.where)
-        if len(client.servers) > 1:
-            await client.redial(ConnectionError("the server is about to shut down: moving to another one"))
+        await self._leave("the server is about to shut down: moving to another one")
+
+    async def _leave(self, why: str) -> None:
+        """Go to another server, and come back to this one when those have failed; stay where there is no other."""
+        if self._owned is not None and len(self._owned.servers) > 1:
+            await self._owned.redial(ConnectionError(why))
 
     def _given_up(self) -> None:
         """The client will not connect again: its owner closed it."""

@@ -28,7 +28,7 @@ class NatsTransaction(QueuedTransaction):
 
     async def _read(self, key: str) -> tuple[Last, KvEntry | None]:
         bucket = self._bucket
-        message = await bucket.read(lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(key)), key=key)
+        message = await bucket.last(key)
         if message is None:
             return Last(0, absent=True), None
         absent = await bucket.is_absent(message)

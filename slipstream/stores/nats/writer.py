@@ -50,9 +50,7 @@ class NatsWriter(KvWriter):
                     if error.outcome_unknown:
                         raise
                     # A tombstone or an expired value leaves a revision behind: replace exactly that one.
-                    last = await bucket.read(
-                        lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(key)), key=key
-                    )
+                    last = await bucket.last(key)
                     if last is None:
                         expected = 0
                         continue
@@ -166,7 +164,7 @@ class NatsWriter(KvWriter):
     async def _value_at(self, key: str, revision: int) -> bytes:
         """The value that the key has at its last revision. Raises: RevisionMismatchError for another one, or none."""
         bucket = self._bucket
-        last = await bucket.read(lambda: bucket.api.last_at_leader(bucket.written, bucket.subject(key)), key=key)
+        last = await bucket.last(key)
         if last is None or last.sequence != revision or await bucket.is_absent(last):
             raise RevisionMismatchError(
                 store=bucket.name,
