@@ -22,7 +22,7 @@ from slipstream.testing.checkers import Client, History, Ledger, Outcome, check_
 from slipstream.testing.cluster import ClusterNode, NatsCluster, Placement
 from tests.integration.faults.workload import Follower, new_bucket
 
-NOTICED_SECONDS = 6.5  # the row says 6: pings of 2 s of which two may be missing take that, and the loop its turn
+NOTICED_SECONDS = 6  # what the row says
 MOVED_SECONDS = 4.0  # two attempts at servers that take connections and say nothing
 BACK_SECONDS = 2.0  # the row's bound, from the moment on when the bucket has a leader again
 FAULT_SECONDS = 15.0
