@@ -7,6 +7,7 @@ import json
 
 from slipstream.coordination.lease import DEFAULT_TTL, to_seconds
 from slipstream.coordination.live import Live
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import Ticket, new_id
 from slipstream.coordination.scope import Scope, clean_up
@@ -33,10 +34,10 @@ class Barrier:
     def __init__(self, store: KvStore, name: str, parties: int, *, ttl: Ttl = DEFAULT_TTL) -> None:
         if parties < 1:
             raise ValueError(f"a barrier has at least one party, not {parties}")
-        self._store = store
         self.name = check_key(name, store=store.name)
         self.parties = parties
         self._ttl = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=self._ttl)
         # Who was let through: ids and places. Those of earlier times stay listed while their keys are there, so that
         # nobody is counted twice, and one who was slow to look finds itself.
         self._passed_key = f"{name}.passed"

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from slipstream.coordination.guarded import GuardedWriter
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import Lost, PresenceKey
 from slipstream.coordination.queue import Queue, Turn, Win
 from slipstream.coordination.records import FencingToken, Holder
@@ -82,11 +83,12 @@ class Lease:
     """
 
     def __init__(self, store: KvStore, name: str, *, ttl: Ttl = DEFAULT_TTL, holder: str | None = None) -> None:
-        self._store = store
+        seconds = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=seconds)
         self.name = check_key(name, store=store.name)
         self.holder = default_name() if holder is None else holder
         self._key = holder_key(name)
-        self._queue = Queue(store, f"{name}.queue", ttl=to_seconds(ttl), last_win=self._last_win)
+        self._queue = Queue(self._store, f"{name}.queue", ttl=seconds, last_win=self._last_win)
         self._never_lost = Lost()
         self._tenure: Tenure | None = None
         self._acquiring = False

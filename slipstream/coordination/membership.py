@@ -11,6 +11,7 @@ from typing import Self
 
 from slipstream.coordination.lease import DEFAULT_TTL, default_name, to_seconds
 from slipstream.coordination.live import Live, first_of
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import new_id
 from slipstream.coordination.scope import clean_up
@@ -71,15 +72,15 @@ class Membership(Mapping[str, bytes]):
         ttl: Ttl = DEFAULT_TTL,
         join: bool = True,
     ) -> None:
-        self._store = store
         self._ttl = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=self._ttl)
         self._prefix = f"{check_key(name, store=store.name)}."
         self.member = f"{_as_key(default_name())}-{new_id()}" if member is None else member
         self._key = check_key(f"{self._prefix}{self.member}", store=store.name)
         self._value = bytes(value)
         self._joins = join
         self._presence: PresenceKey | None = None
-        self._live = Live(store)
+        self._live = Live(self._store)
         self._hydrated = False
         self._joined = False
         self._members: dict[str, bytes] = {}

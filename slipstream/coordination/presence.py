@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from slipstream.coordination.clock import now
 from slipstream.coordination.keepalive import keepalive
+from slipstream.coordination.patience import RecordStore
 from slipstream.coordination.records import RENEWALS_PER_TTL, Presence, new_id, valid_until
 from slipstream.errors import (
     AlreadyExistsError,
@@ -18,7 +19,6 @@ from slipstream.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
-from slipstream.interfaces import KvStore
 from slipstream.model import VersionToken
 
 _JITTER = 0.25
@@ -51,7 +51,7 @@ class PresenceKey:
     The owner takes it for lost by its own clock (`records.valid_until`), before the server can remove it.
     """
 
-    def __init__(self, store: KvStore, key: str, *, ttl: float, value: bytes = b"") -> None:
+    def __init__(self, store: RecordStore, key: str, *, ttl: float, value: bytes = b"") -> None:
         self.key = key
         self.lost = Lost()
         self.due = 0.0
@@ -239,7 +239,7 @@ class PresenceKey:
 
 
 async def write_expiring(
-    store: KvStore, key: str, value: bytes, expected: VersionToken | None, *, ttl: float
+    store: RecordStore, key: str, value: bytes, expected: VersionToken | None, *, ttl: float
 ) -> VersionToken:
     """Write the key, with a ttl where keys can have one; `expected` of None: only if it is absent.
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from slipstream.coordination.clock import now
 from slipstream.coordination.live import Live
+from slipstream.coordination.patience import RecordStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import Ticket, new_id
-from slipstream.interfaces import KvStore
 
 _TICKET = "ticket"
 
@@ -44,7 +44,7 @@ class Queue:
     """One participant's way through the queue under a prefix."""
 
     def __init__(
-        self, store: KvStore, prefix: str, *, ttl: float, capacity: int = 1, last_win: LastWin | None = None
+        self, store: RecordStore, prefix: str, *, ttl: float, capacity: int = 1, last_win: LastWin | None = None
     ) -> None:
         """`last_win` tells who had the turn last, where that is known and the capacity is one."""
         self._store = store
@@ -66,11 +66,14 @@ class Queue:
 
     async def has_turn(self, ticket: PresenceKey) -> bool:
         """It is among the first now."""
-        return len(await self._before(ticket, Live(self._store))) < self._capacity
+        return len(await self._before(ticket, self.view())) < self._capacity
 
-    async def wait_turn(self, ticket: PresenceKey) -> Turn:
+    def view(self) -> Live:
+        """Of one who waits: it knows since when the others are silent, through all attempts of `wait_turn`."""
+        return Live(self._store)
+
+    async def wait_turn(self, ticket: PresenceKey, live: Live) -> Turn:
         """Return once the ticket is among the first. It is up to the caller to notice that it was lost."""
-        live = Live(self._store)
         before = await self._before(ticket, live)
         while len(before) >= self._capacity:
             gone = await self._until_one_leaves(before[-self._capacity :], live)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from slipstream.coordination.lease import DEFAULT_TTL, to_seconds
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import Lost, PresenceKey
 from slipstream.coordination.queue import Queue, Turn
 from slipstream.coordination.scope import Scope, clean_up
@@ -81,10 +82,10 @@ class Semaphore:
     def __init__(self, store: KvStore, name: str, permits: int, *, ttl: Ttl = DEFAULT_TTL) -> None:
         if permits < 1:
             raise ValueError(f"a semaphore has at least one permit, not {permits}")
-        self._store = store
         self.name = check_key(name, store=store.name)
         self.permits = permits
         self._ttl = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=self._ttl)
         self._idle: list[Queue] = []  # a place in the queue can be used again: fewer keys
         self._blocks: dict[asyncio.Task[object], list[Permit]] = {}
 
