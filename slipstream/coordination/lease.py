@@ -22,7 +22,7 @@ from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import Lost, PresenceKey
 from slipstream.coordination.queue import Queue, Turn, Win
 from slipstream.coordination.records import FencingToken, Holder
-from slipstream.coordination.scope import Scope, clean_up
+from slipstream.coordination.scope import Holding
 from slipstream.coordination.turns import take_turn, try_turn
 from slipstream.errors import ConflictError, FencedError, UnsupportedError
 from slipstream.interfaces import KvStore, KvWriter, Ttl
@@ -33,11 +33,11 @@ DEFAULT_TTL = 10.0
 """Seconds."""
 
 
-class Tenure:
+class Tenure(Holding):
     """One time of holding a lease: from the winning write until it is released or lost."""
 
-    def __init__(self, ticket: PresenceKey, token: FencingToken, *, store: str, key: str) -> None:
-        self.ticket = ticket
+    def __init__(self, ticket: PresenceKey, token: FencingToken, *, ttl: float, store: str, key: str) -> None:
+        super().__init__(ticket, ttl=ttl)
         self.token = token
         self._store = store
         self._key = key
@@ -47,13 +47,18 @@ class Tenure:
         if not self.ticket.is_valid():
             raise self.error()
 
+    async def resign(self) -> None:
+        """As `release`; a block of another task is cancelled as if it had been lost."""
+        if self._scope is not None and not self._scope.is_mine():
+            self.ticket.lose("it was resigned")
+        await self.release()
+
     def refused(self, error: FencedError) -> None:
         """The server has refused a write of this tenure."""
         if error.key == self._key:
             self.ticket.lose("somebody else has won it")
 
     def error(self) -> FencedError:
-        """Says that it is over."""
         return FencedError(
             store=self._store,
             key=self._key,
@@ -92,7 +97,7 @@ class Lease:
         self._never_lost = Lost()
         self._tenure: Tenure | None = None
         self._acquiring = False
-        self._scope: Scope | None = None
+        self._entered: Tenure | None = None
         self._incarnation: datetime | None = None
 
     @property
@@ -145,15 +150,12 @@ class Lease:
         Raises: KvError if the server could not be told: then the lease runs out, or another `release` tells it.
         """
         if self._tenure is not None:
-            await self._tenure.ticket.remove()
+            await self._tenure.release()
 
     async def resign(self) -> None:
         """As `release`; a block of this lease in another task is cancelled as if the lease had been lost."""
-        if self._tenure is None:
-            return
-        if self._scope is not None and not self._scope.is_mine():
-            self._tenure.ticket.lose("it was resigned")
-        await self.release()
+        if self._tenure is not None:
+            await self._tenure.resign()
 
     def fenced(self, store: KvStore) -> KvWriter:
         """A writer whose every write is refused, here or by the server, once the lease is not held any more.
@@ -173,22 +175,18 @@ class Lease:
         return GuardedWriter(store.fenced(self._key, tenure.token.version), tenure)
 
     async def __aenter__(self) -> Self:
-        if not self.is_held:
+        # One that was acquired and is lost by now is not acquired again: the block is cancelled, as it would be later.
+        if self._tenure is None or self._tenure.released:
             await self.acquire()
-        tenure = self._last_tenure()
-        self._scope = Scope(tenure.ticket, tenure.error)
-        await self._scope.__aenter__()
+        self._entered = await self._last_tenure().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        scope, self._scope = self._scope, None
-        assert scope is not None  # entered
-        try:
-            await scope.__aexit__(kind, error, trace)
-        finally:
-            await clean_up(self.release(), what=f"lease {self.name}", timeout=self._queue.ttl)
+        tenure, self._entered = self._entered, None
+        assert tenure is not None  # entered
+        await tenure.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
@@ -242,7 +240,7 @@ class Lease:
         return FencingToken(incarnation=self._incarnation, revision=revision)
 
     def _begin(self, ticket: PresenceKey, token: FencingToken) -> FencingToken:
-        self._tenure = Tenure(ticket, token, store=self._store.name, key=self._key)
+        self._tenure = Tenure(ticket, token, ttl=self._queue.ttl, store=self._store.name, key=self._key)
         return token
 
     def _last_tenure(self) -> Tenure:

@@ -293,6 +293,23 @@ class TestLosing:
         assert not lease.lost.is_set()
         await lease.release()
 
+    async def test_one_that_was_lost_before_its_block_is_not_acquired_again_behind_ones_back(
+        self, store: KvStore
+    ) -> None:
+        lease = Lease(store, "job", ttl=TTL)
+        first = await lease.acquire()
+        time.sleep(TTL)  # noqa: ASYNC251 - the loop stands still
+
+        async def hold() -> None:
+            async with bounded(), lease:
+                await asyncio.Event().wait()
+
+        with pytest.raises(FencedError, match="stood still"):
+            await hold()
+        assert lease.fencing_token == first
+        async with bounded(), lease:
+            assert lease.fencing_token > first
+
     async def test_a_bucket_made_again_is_another_life(self, open_store: OpenStore) -> None:
         connection, store = await open_store()
         config = (await store.status()).config

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
+import weakref
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Literal
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream.coordination.clock import now
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import FencingToken, Holder, Presence, TicketView, valid_until
 from slipstream.coordination.scope import Scope
@@ -22,7 +25,7 @@ from slipstream.interfaces import Ttl
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
 from slipstream.stores.memory import MemoryConnection
 from slipstream.stores.memory.store import MemoryStore
-from slipstream.testing._waiting import LIMIT, bounded
+from slipstream.testing._waiting import LIMIT, bounded, ticks
 
 LIFE = datetime(2026, 1, 1, tzinfo=UTC)
 Fate = Literal["done", "stored, answer lost", "lost"]
@@ -196,6 +199,23 @@ class TestUnknownRenewals:
         assert await unreliable.get("k") is not None
 
 
+class TestPatience:
+    async def test_a_request_without_an_answer_is_given_up(self, unreliable: UnreliableStore) -> None:
+        version = await unreliable.create("k", b"1")
+        unreliable.answering.clear()
+        async with bounded():
+            with pytest.raises(OperationTimeoutError, match="no answer within 1 s") as caught:
+                await PatientStore(unreliable, ttl=2).update("k", b"2", version)
+        assert caught.value.outcome_unknown
+        assert passes(caught.value)
+
+    async def test_what_the_store_raises_stays(self, unreliable: UnreliableStore) -> None:
+        version = await unreliable.create("k", b"1")
+        unreliable.fates = ["lost"]
+        with pytest.raises(OperationTimeoutError, match="the operation timed out"):
+            await PatientStore(unreliable, ttl=60).update("k", b"2", version)
+
+
 class TestScope:
     async def test_a_loss_that_comes_as_the_block_ends_hits_nothing_later(self, unreliable: UnreliableStore) -> None:
         presence = PresenceKey(unreliable, "k", ttl=10)
@@ -233,6 +253,22 @@ class TestScope:
 
         with pytest.raises(FencedError):
             await block()
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_loop_that_has_ended_is_not_kept(released: bool) -> None:
+    async def hold() -> weakref.ref[asyncio.AbstractEventLoop]:
+        async with MemoryConnection(secrets.token_hex(8), op_timeout=LIMIT) as connection:
+            presence = PresenceKey(await connection.store("coordination"), "k", ttl=10)
+            await presence.create()
+            await ticks(3)  # the keepalive waits
+            if released:
+                await presence.remove()
+            return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(hold())
+    gc.collect()
+    assert loop() is None
 
 
 def test_a_shutdown_is_not_waited_out() -> None:
