@@ -9,7 +9,7 @@ from slipstream.coordination.lease import DEFAULT_TTL, to_seconds
 from slipstream.coordination.live import Live
 from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
-from slipstream.coordination.records import Ticket, new_id
+from slipstream.coordination.records import Ticket, foreign, new_id
 from slipstream.coordination.scope import Scope, clean_up
 from slipstream.coordination.turns import Pauses, passes, persistently
 from slipstream.errors import ConflictError, FencedError, KvError, OperationTimeoutError
@@ -115,8 +115,15 @@ class _Passed:
 
     def see(self, update: KvUpdate) -> None:
         is_there = update.operation is Operation.PUT
-        self.places = json.loads(update.value) if is_there else {}
+        self.places = _places(update) if is_there else {}
         self.version = update.version if is_there else None
+
+
+def _places(update: KvUpdate) -> dict[str, int]:
+    try:
+        return dict(json.loads(update.value))
+    except (TypeError, ValueError):
+        raise foreign(update.key) from None
 
 
 def _in_order(live: Live) -> list[Ticket]:

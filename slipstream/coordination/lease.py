@@ -22,7 +22,7 @@ from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import Lost, PresenceKey
 from slipstream.coordination.queue import Queue, Turn, Win
 from slipstream.coordination.records import FencingToken, Holder
-from slipstream.coordination.scope import Holding
+from slipstream.coordination.scope import Holding, clean_up
 from slipstream.coordination.turns import take_turn, try_turn
 from slipstream.errors import ConflictError, FencedError, UnsupportedError
 from slipstream.interfaces import KvStore, KvWriter, Ttl
@@ -194,7 +194,10 @@ class Lease:
             raise RuntimeError(f"this object holds the lease {self.name!r} or waits for it: make another one")
         self._acquiring = True
         try:
-            await self.release()  # what is left of a holding that was lost
+            if (
+                self._tenure is not None
+            ):  # what is left of one that was lost; it may not be the time to reach the server
+                await clean_up(self.release(), what=self._tenure.ticket.key, timeout=self._queue.ttl)
             yield
         finally:
             self._acquiring = False

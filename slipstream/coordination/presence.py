@@ -83,6 +83,11 @@ class PresenceKey:
         """What it holds, or will after the next renewal."""
         return self._wanted.value
 
+    @property
+    def is_cleared(self) -> bool:
+        """Nothing of it can be in the store: it was removed, or never made."""
+        return not self._sent
+
     def is_valid(self) -> bool:
         """It is certain to be there still, whatever became of the connection; no I/O."""
         if self._version is None or self._removing or self.lost.is_set():

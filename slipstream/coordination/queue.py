@@ -49,15 +49,21 @@ class Queue:
         """`last_win` tells who had the turn last, where that is known and the capacity is one."""
         self._store = store
         self._prefix = f"{prefix}."
-        # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
-        self._key = f"{self._prefix}{new_id()}.{_TICKET}"
+        self._ticket: PresenceKey | None = None
         self.ttl = ttl
         self._capacity = capacity
         self._last_win = last_win
 
     def ticket(self, value: bytes = b"") -> PresenceKey:
         """A ticket for the end of the queue; it has its place once it is made (`create`)."""
-        return PresenceKey(self._store, self._key, ttl=self.ttl, value=value)
+        last = self._ticket
+        if last is not None and last.is_cleared:
+            key = last.key  # again, so that fewer keys are left behind
+        else:
+            # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
+            key = f"{self._prefix}{new_id()}.{_TICKET}"
+        self._ticket = PresenceKey(self._store, key, ttl=self.ttl, value=value)
+        return self._ticket
 
     async def is_full(self) -> bool:
         """So many are in it that another one would have to wait."""
