@@ -56,12 +56,10 @@ class Queue:
 
     def ticket(self, value: bytes = b"") -> PresenceKey:
         """A ticket for the end of the queue; it has its place once it is made (`create`)."""
-        last = self._ticket
-        if last is not None and last.is_cleared:
-            key = last.key  # again, so that fewer keys are left behind
-        else:
-            # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
-            key = f"{self._prefix}{new_id()}.{_TICKET}"
+        # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
+        key = f"{self._prefix}{new_id()}.{_TICKET}"
+        if self._ticket is not None and self._ticket.is_cleared:
+            key = self._ticket.key  # again, so that fewer keys are left behind
         self._ticket = PresenceKey(self._store, key, ttl=self.ttl, value=value)
         return self._ticket
 

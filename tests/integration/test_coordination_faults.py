@@ -17,7 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import pytest
 from pydantic import SecretStr
 
-from slipstream import FencingToken, LeaderElection, Lease, Term
+from slipstream import FencingToken, LeaderElection, Lease, Membership, Term
+from slipstream.coordination import membership
 from slipstream.errors import FencedError, KvError
 from slipstream.interfaces import KvStore
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig
@@ -300,6 +301,22 @@ class TestServers:
                 task.cancel()
             await asyncio.wait(running)
         assert tokens == sorted(set(tokens))
+
+
+class TestMembers:
+    async def test_one_comes_back_after_an_outage_of_any_length(
+        self, nats_server: NatsServer, store: KvStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(membership, "_GRACE_SECONDS", 0.5)
+        async with asyncio.timeout(SLOW), Membership(store, "group", member="a", ttl=1) as members:
+            nats_server.pause()
+            await asyncio.sleep(4)  # longer than a name that is taken is waited for
+            nats_server.resume()
+            await members.set_value(b"back")
+            async for change in members:
+                if change.value == b"back":
+                    break
+            assert dict(members) == {"a": b"back"}
 
 
 class TestHistory:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipstream import Lease
 from slipstream.coordination.clock import now
 from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
@@ -25,7 +26,7 @@ from slipstream.interfaces import Ttl
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
 from slipstream.stores.memory import MemoryConnection
 from slipstream.stores.memory.store import MemoryStore
-from slipstream.testing._waiting import LIMIT, bounded, ticks
+from slipstream.testing._waiting import LIMIT, bounded, eventually, ticks
 
 LIFE = datetime(2026, 1, 1, tzinfo=UTC)
 Fate = Literal["done", "stored, answer lost", "lost"]
@@ -214,6 +215,54 @@ class TestPatience:
         unreliable.fates = ["lost"]
         with pytest.raises(OperationTimeoutError, match="the operation timed out"):
             await PatientStore(unreliable, ttl=60).update("k", b"2", version)
+
+
+class TestLeftovers:
+    """A ticket whose removal failed is still there, before its owner's next one."""
+
+    async def test_of_a_lost_holding(self, unreliable: UnreliableStore) -> None:
+        lease = Lease(unreliable, "job", ttl=1)
+        first = await lease.acquire()
+        await settled(unreliable)
+        unreliable.fates = ["lost"]  # of the removal
+        ticket_of(lease).lose("the test says so")
+        async with bounded():
+            assert await lease.acquire() > first
+        await lease.release()
+
+    async def test_of_one_who_waits(self, unreliable: UnreliableStore) -> None:
+        holder, waiter = Lease(unreliable, "job", ttl=30), Lease(unreliable, "job", ttl=1)
+        await holder.acquire()
+        await settled(unreliable)
+        async with bounded(), asyncio.TaskGroup() as group:
+            acquiring = group.create_task(waiter.acquire())
+            await in_queue(unreliable, 2)
+            unreliable.fates = ["lost"]
+            ticket_of(waiter).lose("the test says so")
+            await in_queue(unreliable, 3)  # a new ticket, beside what is left of the old one
+            await holder.release()
+            assert await acquiring > holder.fencing_token
+        await waiter.release()
+
+
+def ticket_of(lease: Lease) -> PresenceKey:
+    ticket = lease._queue._ticket
+    assert ticket is not None
+    return ticket
+
+
+async def settled(store: UnreliableStore) -> None:
+    """Return once the renewal that tells of the winning write is done."""
+    async with store.watch("job.queue.") as watch, bounded():
+        while Presence.decode((await anext(watch)).value, key="job").won is None:
+            pass
+
+
+async def in_queue(store: UnreliableStore, count: int) -> None:
+    async def are_there() -> bool:
+        return len(await store.keys("job.queue.")) == count
+
+    await eventually(are_there)
 
 
 class TestScope:
