@@ -194,9 +194,7 @@ class Lease:
             raise RuntimeError(f"this object holds the lease {self.name!r} or waits for it: make another one")
         self._acquiring = True
         try:
-            if (
-                self._tenure is not None
-            ):  # what is left of one that was lost; it may not be the time to reach the server
+            if self._tenure is not None:  # what is left of one that was lost; the server may be out of reach still
                 await clean_up(self.release(), what=self._tenure.ticket.key, timeout=self._queue.ttl)
             yield
         finally:

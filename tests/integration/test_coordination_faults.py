@@ -310,7 +310,7 @@ class TestMembers:
         monkeypatch.setattr(membership, "_GRACE_SECONDS", 0.5)
         async with asyncio.timeout(SLOW), Membership(store, "group", member="a", ttl=1) as members:
             nats_server.pause()
-            await asyncio.sleep(4)  # longer than a name that is taken is waited for
+            await asyncio.sleep(6)  # longer than a name that is taken is waited for
             nats_server.resume()
             await members.set_value(b"back")
             async for change in members:
