@@ -19,17 +19,19 @@ class Stint:
 
     Attributes:
         ended: infinite while it goes on.
+        stood_still: for how many seconds its event loop had not turned when it ended: so long it could not know.
     """
 
     holder: str
     token: FencingToken
     began: float
     ended: float = float("inf")
+    stood_still: float = 0.0
 
 
 @dataclass
 class Stints:
-    """The stints of a test, in the order in which they began."""
+    """The stints of a test."""
 
     all: list[Stint] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -38,12 +40,17 @@ class Stints:
     async def of(self, holder: str, token: FencingToken) -> AsyncIterator[Stint]:
         """The holder has it for as long as the block runs."""
         stint = Stint(holder, token, now())
-        self.all.append(stint)
-        await self._tell()
+        await self.add(stint)
         try:
             yield stint
         finally:
             stint.ended = now()
+
+    async def add(self, stint: Stint) -> None:
+        """One that has begun somewhere."""
+        self.all.append(stint)
+        async with self.changed:
+            self.changed.notify_all()
 
     async def after(self, token: FencingToken | None = None) -> Stint:
         """The first with a greater token, as soon as there is one; the first of all for None."""
@@ -52,20 +59,21 @@ class Stints:
         return self._later(token)[0]
 
     def overlaps(self) -> list[tuple[Stint, Stint]]:
-        """Those of two holders at a time, the earlier one first."""
-        return [(one, other) for one, other in itertools.combinations(self.all, 2) if other.began < one.ended]
+        """Those of two holders at a time although the earlier, which comes first, could know."""
+        pairs = itertools.combinations(self.in_order(), 2)
+        return [(one, other) for one, other in pairs if other.began < one.ended - one.stood_still]
 
     def tokens_grow(self) -> bool:
         """Each later stint has a greater token than all before."""
-        tokens = [stint.token for stint in self.all]
+        tokens = [stint.token for stint in self.in_order()]
         return tokens == sorted(set(tokens))
+
+    def in_order(self) -> list[Stint]:
+        """As they began."""
+        return sorted(self.all, key=lambda stint: stint.began)
 
     def _later(self, token: FencingToken | None) -> list[Stint]:
         return [stint for stint in self.all if token is None or stint.token > token]
-
-    async def _tell(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
 
 
 async def written_tokens(store: KvStore, prefix: str = "log.") -> list[FencingToken]:
