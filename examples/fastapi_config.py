@@ -42,12 +42,10 @@ def settings_now(request: Request) -> Settings:
 def application(url: str | None = None, store: str = "web-config") -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with slipstream.connect(url) as connection:
-            app.state.store = await connection.store(store)
+        async with slipstream.connect(url) as app.state.connection:
+            app.state.store = await app.state.connection.store(store)
             async with LiveConfig(app.state.store, "web.", Settings) as app.state.config:
                 yield
-            if store != "web-config":  # of the play below
-                await connection.delete_store(store)
 
     app = FastAPI(lifespan=lifespan)
 
@@ -60,14 +58,16 @@ def application(url: str | None = None, store: str = "web-config") -> FastAPI:
 
 
 async def play(app: FastAPI) -> None:
-    """The browser asks, the operator writes."""
+    """The browser asks, the operator writes, and clears away what the play has made."""
+    config, store = app.state.config, app.state.store
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as browser:
         print((await browser.get("/anna")).text)
         for key, value in [("web.greeting", b"good morning"), ("web.shout", b"true"), ("web.shout", b"perhaps")]:
-            config = app.state.config
-            await config.wait_for(await app.state.store.put(key, value))
+            await config.wait_for(await store.put(key, value))
             print(f"the operator writes {key} = {value.decode()}{' (rejected)' if config.rejected else ''}")
             print((await browser.get("/anna")).text)
+    await config.aclose()
+    await app.state.connection.delete_store(store.name)
 
 
 async def main(url: str) -> None:
