@@ -126,7 +126,8 @@ class TestLock:
             async with lock:
                 assert lock.is_held
 
-    async def test_a_hand_over_wakes_one(self, nats_url: str) -> None:
+    @pytest.mark.parametrize("contenders", [12, CONTENDERS])
+    async def test_a_hand_over_wakes_one(self, nats_url: str, contenders: int) -> None:
         """Every message in the account is counted, but for the heartbeats of the watches of those who wait."""
         name = f"herd-{secrets.token_hex(8)}"
         counted = 0
@@ -141,7 +142,7 @@ class TestLock:
         async with NatsConnection(config) as connection:
             store = await connection.store(name)
             try:
-                locks = [Lock(store, "lock", ttl=600) for _ in range(CONTENDERS)]
+                locks = [Lock(store, "lock", ttl=600) for _ in range(contenders)]
                 await locks[0].acquire()
                 async with asyncio.timeout(40), asyncio.TaskGroup() as group:
                     waiting = []
