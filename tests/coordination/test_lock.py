@@ -19,9 +19,8 @@ from slipstream.testing._waiting import LIMIT, bounded, cancelled_after, eventua
 
 OpenStore = Callable[[], Awaitable[tuple[Connection, KvStore]]]
 CONTENDERS = 50
-PER_HAND_OVER = (
-    20  # messages, however many wait: a removal, a win, a look at the queue, a watch that ends; with answers
-)
+# Messages, answers included, however many wait: a removal, a win, a look at the queue, a watch that ends; some fifteen.
+PER_HAND_OVER = 20
 
 
 async def tickets(store: KvStore, prefix: str, count: int) -> None:
