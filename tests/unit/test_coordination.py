@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream import Lease
@@ -28,6 +28,7 @@ from slipstream.stores.memory import MemoryConnection
 from slipstream.stores.memory.store import MemoryStore
 from slipstream.testing._waiting import LIMIT, bounded, eventually, ticks
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 LIFE = datetime(2026, 1, 1, tzinfo=UTC)
 Fate = Literal["done", "stored, answer lost", "lost"]
 
@@ -39,11 +40,13 @@ tokens = st.builds(
 
 
 class TestRecords:
+    @UNHURRIED
     @given(token=tokens)
     def test_a_token_survives_its_text(self, token: FencingToken) -> None:
         assert FencingToken.parse(str(token)) == token
         assert token.version.as_u64() == token.revision
 
+    @UNHURRIED
     @given(first=tokens, second=tokens)
     def test_tokens_are_ordered_by_life_and_then_by_revision(self, first: FencingToken, second: FencingToken) -> None:
         assert (first < second) == ((first.incarnation, first.revision) < (second.incarnation, second.revision))
@@ -53,6 +56,7 @@ class TestRecords:
         with pytest.raises(ValueError, match="not a fencing token"):
             FencingToken.parse(text)
 
+    @UNHURRIED
     @given(value=st.binary(), ttl=st.floats(1, 1e6), number=st.none() | st.integers(1), won=st.none() | st.integers(1))
     def test_a_presence_survives_its_bytes(self, value: bytes, ttl: float, number: int | None, won: int | None) -> None:
         presence = Presence(id="a", ttl=ttl, number=number, won=won, value=value)
