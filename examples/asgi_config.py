@@ -1,6 +1,6 @@
 """A web application whose settings change while it runs: plain ASGI, so that it needs no framework.
 
-With a server of your choice, in this folder (the same in FastAPI is in docs/typed.md):
+With a server of your choice, in this folder (the same in FastAPI: fastapi_config.py):
     SLIPSTREAM_URL=nats://127.0.0.1:4222 uvicorn --factory asgi_config:Application
 then write `web.greeting` or `web.shout` in the store `web-config`.
 

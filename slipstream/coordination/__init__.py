@@ -7,7 +7,8 @@
     Barrier, Counter         waiting for each other; counting together
 
 What is pure: `records`. What does the work: `presence` (a key that lives as long as its owner), `keepalive` (the one
-task that renews them), `live` (who is there), `queue` and `turns` (waiting in turn), `scope`, `guarded`.
+task that renews them), `live` (who is there), `queue` and `turns` (waiting in turn), `scope`, `guarded`,
+`patience` (requests that are given up and made again).
 docs/coordination.md says what a lease promises and what it does not.
 """
 

@@ -7,8 +7,9 @@ import json
 
 from slipstream.coordination.lease import DEFAULT_TTL, to_seconds
 from slipstream.coordination.live import Live
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
-from slipstream.coordination.records import Ticket, new_id
+from slipstream.coordination.records import Ticket, foreign, new_id
 from slipstream.coordination.scope import Scope, clean_up
 from slipstream.coordination.turns import Pauses, passes, persistently
 from slipstream.errors import ConflictError, FencedError, KvError, OperationTimeoutError
@@ -33,10 +34,10 @@ class Barrier:
     def __init__(self, store: KvStore, name: str, parties: int, *, ttl: Ttl = DEFAULT_TTL) -> None:
         if parties < 1:
             raise ValueError(f"a barrier has at least one party, not {parties}")
-        self._store = store
         self.name = check_key(name, store=store.name)
         self.parties = parties
         self._ttl = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=self._ttl)
         # Who was let through: ids and places. Those of earlier times stay listed while their keys are there, so that
         # nobody is counted twice, and one who was slow to look finds itself.
         self._passed_key = f"{name}.passed"
@@ -114,8 +115,15 @@ class _Passed:
 
     def see(self, update: KvUpdate) -> None:
         is_there = update.operation is Operation.PUT
-        self.places = json.loads(update.value) if is_there else {}
+        self.places = _places(update) if is_there else {}
         self.version = update.version if is_there else None
+
+
+def _places(update: KvUpdate) -> dict[str, int]:
+    try:
+        return dict(json.loads(update.value))
+    except (TypeError, ValueError):
+        raise foreign(update.key) from None
 
 
 def _in_order(live: Live) -> list[Ticket]:

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from slipstream.coordination.lease import DEFAULT_TTL, Lease, holder_key
+from slipstream.coordination.lease import DEFAULT_TTL, Lease, holder_key, to_seconds
 from slipstream.coordination.live import Live
+from slipstream.coordination.patience import PatientStore, RecordStore
 from slipstream.coordination.presence import Lost
 from slipstream.coordination.records import FencingToken, Holder, Presence
 from slipstream.coordination.turns import Pauses, passes
@@ -68,7 +69,7 @@ class LeaderElection:
     """
 
     def __init__(self, store: KvStore, name: str, *, ttl: Ttl = DEFAULT_TTL, candidate: str | None = None) -> None:
-        self._store = store
+        self._store = PatientStore(store, ttl=to_seconds(ttl))
         self._lease = Lease(store, name, ttl=ttl, holder=candidate)
         self._term: Term | None = None
         self.name = name
@@ -147,7 +148,7 @@ class LeaderElection:
 class _LeaderView:
     """The leader, from a watch of the lease."""
 
-    def __init__(self, store: KvStore, name: str, incarnation: datetime) -> None:
+    def __init__(self, store: RecordStore, name: str, incarnation: datetime) -> None:
         self.live = Live(store, aside={holder_key(name): self._see})
         self._incarnation = incarnation
         self._holder: tuple[Holder, int] | None = None
@@ -168,7 +169,7 @@ class _LeaderView:
         self._holder = (Holder.decode(update.value, key=update.key), update.revision or 0) if is_held else None
 
 
-async def _read_leader(store: KvStore, name: str) -> Leader | None:
+async def _read_leader(store: RecordStore, name: str) -> Leader | None:
     incarnation = (await store.status()).incarnation
     entry: KvEntry | None = await store.get(holder_key(name))
     if entry is None:

@@ -80,6 +80,7 @@ class Keepalive:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        self._changed = asyncio.Event()  # one that was waited for holds its loop, and would keep it for ever
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("the keepalive failed: every lease of this event loop is lost", exc_info=error)

@@ -18,10 +18,11 @@ from types import TracebackType
 from typing import Self
 
 from slipstream.coordination.guarded import GuardedWriter
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import Lost, PresenceKey
 from slipstream.coordination.queue import Queue, Turn, Win
 from slipstream.coordination.records import FencingToken, Holder
-from slipstream.coordination.scope import Scope, clean_up
+from slipstream.coordination.scope import Holding, clean_up
 from slipstream.coordination.turns import take_turn, try_turn
 from slipstream.errors import ConflictError, FencedError, UnsupportedError
 from slipstream.interfaces import KvStore, KvWriter, Ttl
@@ -32,11 +33,11 @@ DEFAULT_TTL = 10.0
 """Seconds."""
 
 
-class Tenure:
+class Tenure(Holding):
     """One time of holding a lease: from the winning write until it is released or lost."""
 
-    def __init__(self, ticket: PresenceKey, token: FencingToken, *, store: str, key: str) -> None:
-        self.ticket = ticket
+    def __init__(self, ticket: PresenceKey, token: FencingToken, *, ttl: float, store: str, key: str) -> None:
+        super().__init__(ticket, ttl=ttl)
         self.token = token
         self._store = store
         self._key = key
@@ -46,13 +47,18 @@ class Tenure:
         if not self.ticket.is_valid():
             raise self.error()
 
+    async def resign(self) -> None:
+        """As `release`; a block of another task is cancelled as if it had been lost."""
+        if self._scope is not None and not self._scope.is_mine():
+            self.ticket.lose("it was resigned")
+        await self.release()
+
     def refused(self, error: FencedError) -> None:
         """The server has refused a write of this tenure."""
         if error.key == self._key:
             self.ticket.lose("somebody else has won it")
 
     def error(self) -> FencedError:
-        """Says that it is over."""
         return FencedError(
             store=self._store,
             key=self._key,
@@ -82,15 +88,16 @@ class Lease:
     """
 
     def __init__(self, store: KvStore, name: str, *, ttl: Ttl = DEFAULT_TTL, holder: str | None = None) -> None:
-        self._store = store
+        seconds = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=seconds)
         self.name = check_key(name, store=store.name)
         self.holder = default_name() if holder is None else holder
         self._key = holder_key(name)
-        self._queue = Queue(store, f"{name}.queue", ttl=to_seconds(ttl), last_win=self._last_win)
+        self._queue = Queue(self._store, f"{name}.queue", ttl=seconds, last_win=self._last_win)
         self._never_lost = Lost()
         self._tenure: Tenure | None = None
         self._acquiring = False
-        self._scope: Scope | None = None
+        self._entered: Tenure | None = None
         self._incarnation: datetime | None = None
 
     @property
@@ -143,15 +150,12 @@ class Lease:
         Raises: KvError if the server could not be told: then the lease runs out, or another `release` tells it.
         """
         if self._tenure is not None:
-            await self._tenure.ticket.remove()
+            await self._tenure.release()
 
     async def resign(self) -> None:
         """As `release`; a block of this lease in another task is cancelled as if the lease had been lost."""
-        if self._tenure is None:
-            return
-        if self._scope is not None and not self._scope.is_mine():
-            self._tenure.ticket.lose("it was resigned")
-        await self.release()
+        if self._tenure is not None:
+            await self._tenure.resign()
 
     def fenced(self, store: KvStore) -> KvWriter:
         """A writer whose every write is refused, here or by the server, once the lease is not held any more.
@@ -171,22 +175,18 @@ class Lease:
         return GuardedWriter(store.fenced(self._key, tenure.token.version), tenure)
 
     async def __aenter__(self) -> Self:
-        if not self.is_held:
+        # One that was acquired and is lost by now is not acquired again: the block is cancelled, as it would be later.
+        if self._tenure is None or self._tenure.released:
             await self.acquire()
-        tenure = self._last_tenure()
-        self._scope = Scope(tenure.ticket, tenure.error)
-        await self._scope.__aenter__()
+        self._entered = await self._last_tenure().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        scope, self._scope = self._scope, None
-        assert scope is not None  # entered
-        try:
-            await scope.__aexit__(kind, error, trace)
-        finally:
-            await clean_up(self.release(), what=f"lease {self.name}", timeout=self._queue.ttl)
+        tenure, self._entered = self._entered, None
+        assert tenure is not None  # entered
+        await tenure.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
@@ -194,7 +194,8 @@ class Lease:
             raise RuntimeError(f"this object holds the lease {self.name!r} or waits for it: make another one")
         self._acquiring = True
         try:
-            await self.release()  # what is left of a holding that was lost
+            if self._tenure is not None:  # what is left of one that was lost; the server may be out of reach still
+                await clean_up(self.release(), what=self._tenure.ticket.key, timeout=self._queue.ttl)
             yield
         finally:
             self._acquiring = False
@@ -240,7 +241,7 @@ class Lease:
         return FencingToken(incarnation=self._incarnation, revision=revision)
 
     def _begin(self, ticket: PresenceKey, token: FencingToken) -> FencingToken:
-        self._tenure = Tenure(ticket, token, store=self._store.name, key=self._key)
+        self._tenure = Tenure(ticket, token, ttl=self._queue.ttl, store=self._store.name, key=self._key)
         return token
 
     def _last_tenure(self) -> Tenure:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from slipstream.coordination.clock import now
+from slipstream.coordination.patience import RecordStore
 from slipstream.coordination.presence import write_expiring
 from slipstream.coordination.records import Ticket, TicketView
 from slipstream.errors import KvError, RevisionMismatchError
-from slipstream.interfaces import KvStore, Watch
+from slipstream.interfaces import Watch
 from slipstream.model import KvUpdate
 
 
@@ -20,7 +21,7 @@ class Live(TicketView):
     compare-and-swap, which wins only if it was not renewed meanwhile. No clocks of two machines are compared.
     """
 
-    def __init__(self, store: KvStore, *, aside: Mapping[str, Callable[[KvUpdate], None]] | None = None) -> None:
+    def __init__(self, store: RecordStore, *, aside: Mapping[str, Callable[[KvUpdate], None]] | None = None) -> None:
         """`aside`: keys that are no presences, and who takes their updates."""
         super().__init__()
         self._store = store

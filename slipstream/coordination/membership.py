@@ -9,12 +9,14 @@ from enum import Enum
 from types import TracebackType
 from typing import Self
 
+from slipstream.coordination.clock import now
 from slipstream.coordination.lease import DEFAULT_TTL, default_name, to_seconds
 from slipstream.coordination.live import Live, first_of
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import new_id
 from slipstream.coordination.scope import clean_up
-from slipstream.coordination.turns import Pauses, persistently
+from slipstream.coordination.turns import Pauses, passes, persistently
 from slipstream.errors import AlreadyExistsError, KvError
 from slipstream.interfaces import KvStore, Ttl
 from slipstream.keys import check_key
@@ -71,15 +73,15 @@ class Membership(Mapping[str, bytes]):
         ttl: Ttl = DEFAULT_TTL,
         join: bool = True,
     ) -> None:
-        self._store = store
         self._ttl = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=self._ttl)
         self._prefix = f"{check_key(name, store=store.name)}."
         self.member = f"{_as_key(default_name())}-{new_id()}" if member is None else member
         self._key = check_key(f"{self._prefix}{self.member}", store=store.name)
         self._value = bytes(value)
         self._joins = join
         self._presence: PresenceKey | None = None
-        self._live = Live(store)
+        self._live = Live(self._store)
         self._hydrated = False
         self._joined = False
         self._members: dict[str, bytes] = {}
@@ -118,7 +120,8 @@ class Membership(Mapping[str, bytes]):
                 change = self._tell(member)
                 if change is not None:
                     return change
-            await self._until_changed()
+            if not await self._changes():
+                raise StopAsyncIteration
 
     async def set_value(self, value: bytes) -> None:
         """Give this member another value; returns when the view shows it.
@@ -131,7 +134,8 @@ class Membership(Mapping[str, bytes]):
         if self._presence is not None:
             self._presence.change(value=self._value)
         while not self._shows_this_one():
-            await self._until_changed()
+            if not await self._changes():
+                raise RuntimeError("the membership has ended: nobody has a value any more")
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
@@ -140,7 +144,7 @@ class Membership(Mapping[str, bytes]):
         self._task.add_done_callback(self._ended)
         try:
             while not (self._hydrated and (self._joined or not self._joins) and self._shows_this_one()):
-                await self._until_changed()
+                await self._changes()
         except BaseException:
             await self._end()
             raise
@@ -189,27 +193,22 @@ class Membership(Mapping[str, bytes]):
             await pauses.pause()
 
     async def _join(self, presence: PresenceKey) -> None:
-        limit = asyncio.timeout(self._ttl + _GRACE_SECONDS)
         pauses = Pauses()
-        taken: AlreadyExistsError | None = None
-        try:
-            async with limit:
-                while True:
-                    try:
-                        await persistently(presence.create)
-                        return
-                    except AlreadyExistsError as error:
-                        taken = error
-                    # Perhaps of one who died, or of this one before it was cut off: its time will be up.
-                    if self.member in self._members:
-                        self._changed.clear()
-                        await self._changed.wait()
-                    else:
-                        await pauses.pause()
-        except TimeoutError:
-            if not limit.expired() or taken is None:
-                raise
-            raise taken from None
+        taken_since: float | None = None
+        while True:
+            try:
+                await presence.create()
+                return
+            except AlreadyExistsError:
+                # Perhaps of one who died, or of this one before it was cut off: its time will be up.
+                taken_since = now() if taken_since is None else taken_since
+                if now() > taken_since + self._ttl + _GRACE_SECONDS:
+                    raise
+            except KvError as error:
+                if not passes(error):
+                    raise
+                taken_since = None  # a server that is away removes nobody: the time begins anew
+            await pauses.pause()
 
     def _show(self) -> None:
         self._hydrated = True
@@ -236,14 +235,16 @@ class Membership(Mapping[str, bytes]):
     def _shows_this_one(self) -> bool:
         return not self._joins or self._members.get(self.member) == self._value
 
-    async def _until_changed(self) -> None:
+    async def _changes(self) -> bool:
+        """Return True after a change, False when there will be none. Raises: what ended it."""
         if self._task is None:
-            raise StopAsyncIteration
+            return False
         if self._task.done():
             self._task.result()
-            raise StopAsyncIteration
+            return False
         self._changed.clear()
         await self._changed.wait()
+        return True
 
     async def _end(self) -> None:
         task, self._task = self._task, None

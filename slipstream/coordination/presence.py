@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from slipstream.coordination.clock import now
 from slipstream.coordination.keepalive import keepalive
+from slipstream.coordination.patience import RecordStore
 from slipstream.coordination.records import RENEWALS_PER_TTL, Presence, new_id, valid_until
 from slipstream.errors import (
     AlreadyExistsError,
@@ -18,7 +19,6 @@ from slipstream.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
-from slipstream.interfaces import KvStore
 from slipstream.model import VersionToken
 
 _JITTER = 0.25
@@ -51,7 +51,7 @@ class PresenceKey:
     The owner takes it for lost by its own clock (`records.valid_until`), before the server can remove it.
     """
 
-    def __init__(self, store: KvStore, key: str, *, ttl: float, value: bytes = b"") -> None:
+    def __init__(self, store: RecordStore, key: str, *, ttl: float, value: bytes = b"") -> None:
         self.key = key
         self.lost = Lost()
         self.due = 0.0
@@ -82,6 +82,11 @@ class PresenceKey:
     def value(self) -> bytes:
         """What it holds, or will after the next renewal."""
         return self._wanted.value
+
+    @property
+    def is_cleared(self) -> bool:
+        """Nothing of it can be in the store: it was removed, or never made."""
+        return not self._sent
 
     def is_valid(self) -> bool:
         """It is certain to be there still, whatever became of the connection; no I/O."""
@@ -239,7 +244,7 @@ class PresenceKey:
 
 
 async def write_expiring(
-    store: KvStore, key: str, value: bytes, expected: VersionToken | None, *, ttl: float
+    store: RecordStore, key: str, value: bytes, expected: VersionToken | None, *, ttl: float
 ) -> VersionToken:
     """Write the key, with a ttl where keys can have one; `expected` of None: only if it is absent.
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from slipstream.coordination.clock import now
 from slipstream.coordination.live import Live
+from slipstream.coordination.patience import RecordStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import Ticket, new_id
-from slipstream.interfaces import KvStore
 
 _TICKET = "ticket"
 
@@ -44,20 +44,24 @@ class Queue:
     """One participant's way through the queue under a prefix."""
 
     def __init__(
-        self, store: KvStore, prefix: str, *, ttl: float, capacity: int = 1, last_win: LastWin | None = None
+        self, store: RecordStore, prefix: str, *, ttl: float, capacity: int = 1, last_win: LastWin | None = None
     ) -> None:
         """`last_win` tells who had the turn last, where that is known and the capacity is one."""
         self._store = store
         self._prefix = f"{prefix}."
-        # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
-        self._key = f"{self._prefix}{new_id()}.{_TICKET}"
+        self._ticket: PresenceKey | None = None
         self.ttl = ttl
         self._capacity = capacity
         self._last_win = last_win
 
     def ticket(self, value: bytes = b"") -> PresenceKey:
         """A ticket for the end of the queue; it has its place once it is made (`create`)."""
-        return PresenceKey(self._store, self._key, ttl=self.ttl, value=value)
+        # The ticket alone under a prefix that ends in a dot: then the server filters a watch of it exactly.
+        key = f"{self._prefix}{new_id()}.{_TICKET}"
+        if self._ticket is not None and self._ticket.is_cleared:
+            key = self._ticket.key  # again, so that fewer keys are left behind
+        self._ticket = PresenceKey(self._store, key, ttl=self.ttl, value=value)
+        return self._ticket
 
     async def is_full(self) -> bool:
         """So many are in it that another one would have to wait."""
@@ -66,11 +70,14 @@ class Queue:
 
     async def has_turn(self, ticket: PresenceKey) -> bool:
         """It is among the first now."""
-        return len(await self._before(ticket, Live(self._store))) < self._capacity
+        return len(await self._before(ticket, self.view())) < self._capacity
 
-    async def wait_turn(self, ticket: PresenceKey) -> Turn:
+    def view(self) -> Live:
+        """Of one who waits: it knows since when the others are silent, through all attempts of `wait_turn`."""
+        return Live(self._store)
+
+    async def wait_turn(self, ticket: PresenceKey, live: Live) -> Turn:
         """Return once the ticket is among the first. It is up to the caller to notice that it was lost."""
-        live = Live(self._store)
         before = await self._before(ticket, live)
         while len(before) >= self._capacity:
             gone = await self._until_one_leaves(before[-self._capacity :], live)

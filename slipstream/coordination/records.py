@@ -86,7 +86,7 @@ class Presence:
         try:
             return cls(**{**fields, "ttl": float(fields["ttl"]), "value": base64.b64decode(fields["value"])})
         except (KeyError, TypeError, ValueError):
-            raise _foreign(key) from None
+            raise foreign(key) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class Holder:
         try:
             return cls(**_fields(raw, key))
         except TypeError:
-            raise _foreign(key) from None
+            raise foreign(key) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,13 +190,14 @@ def _fields(raw: bytes, key: str) -> dict[str, Any]:
     try:
         fields = json.loads(raw)
     except ValueError:
-        raise _foreign(key) from None
+        raise foreign(key) from None
     if not isinstance(fields, dict):
-        raise _foreign(key)
+        raise foreign(key)
     return fields
 
 
-def _foreign(key: str) -> DeserializationError:
+def foreign(key: str) -> DeserializationError:
+    """Somebody else wrote it."""
     return DeserializationError(
         key=key, message="not a record of slipstream.coordination: give coordination a prefix of its own"
     )

@@ -69,6 +69,41 @@ class Scope:
             self._task.cancel()
 
 
+class Holding:
+    """Something that is held through a ticket; as a block, which its loss cancels, and which gives it back."""
+
+    def __init__(self, ticket: PresenceKey, *, ttl: float) -> None:
+        self.ticket = ticket
+        self.released = False
+        self._ttl = ttl
+        self._scope: Scope | None = None
+
+    async def release(self) -> None:
+        """Let the next one have it; safe to repeat, and after a loss. Raises: KvError."""
+        self.released = True
+        await self.ticket.remove()
+
+    def error(self) -> FencedError:
+        """Says that it is over."""
+        reason = self.ticket.lost.reason or "it was released"
+        return FencedError(key=self.ticket.key, message=f"it is not held any more: {reason}")
+
+    async def __aenter__(self) -> Self:
+        self._scope = Scope(self.ticket, self.error)
+        await self._scope.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        scope, self._scope = self._scope, None
+        assert scope is not None  # entered
+        try:
+            await scope.__aexit__(kind, error, trace)
+        finally:
+            await clean_up(self.release(), what=self.ticket.key, timeout=self._ttl)
+
+
 async def clean_up(work: Awaitable[object], *, what: str, timeout: float) -> None:
     """Run it to its end, for at most so many seconds, though the caller is cancelled meanwhile.
 

@@ -4,65 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Self
 
 from slipstream.coordination.lease import DEFAULT_TTL, to_seconds
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import Lost, PresenceKey
 from slipstream.coordination.queue import Queue, Turn
-from slipstream.coordination.scope import Scope, clean_up
+from slipstream.coordination.scope import Holding
 from slipstream.coordination.turns import take_turn, try_turn
-from slipstream.errors import FencedError
 from slipstream.interfaces import KvStore, Ttl
 from slipstream.keys import check_key
 
 
-class Permit:
+class Permit(Holding):
     """One of the permits of a semaphore, held until it is released or lost; as a block, which a loss cancels."""
 
     def __init__(self, ticket: PresenceKey, queue: Queue, idle: list[Queue]) -> None:
-        self._ticket = ticket
+        super().__init__(ticket, ttl=queue.ttl)
         self._queue: Queue | None = queue
         self._idle = idle
-        self._ttl = queue.ttl
-        self._scope: Scope | None = None
 
     @property
     def is_held(self) -> bool:
         """Held for certain, by the local clock; no I/O."""
-        return self._ticket.is_valid()
+        return self.ticket.is_valid()
 
     @property
     def lost(self) -> Lost:
         """An event: the permit was lost, and `lost.reason` says why. A release does not set it."""
-        return self._ticket.lost
+        return self.ticket.lost
 
     async def release(self) -> None:
         """Let the next one have it; safe to repeat, and after a loss.
 
         Raises: KvError if the server could not be told: then it runs out, or another `release` tells it.
         """
-        await self._ticket.remove()
+        await super().release()
         queue, self._queue = self._queue, None
         if queue is not None:
             self._idle.append(queue)
-
-    async def __aenter__(self) -> Self:
-        self._scope = Scope(self._ticket, self._error)
-        await self._scope.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        scope, self._scope = self._scope, None
-        assert scope is not None  # entered
-        try:
-            await scope.__aexit__(kind, error, trace)
-        finally:
-            await clean_up(self.release(), what=self._ticket.key, timeout=self._ttl)
-
-    def _error(self) -> FencedError:
-        return FencedError(key=self._ticket.key, message=f"the permit is not held any more: {self.lost.reason}")
 
 
 class Semaphore:
@@ -81,10 +60,10 @@ class Semaphore:
     def __init__(self, store: KvStore, name: str, permits: int, *, ttl: Ttl = DEFAULT_TTL) -> None:
         if permits < 1:
             raise ValueError(f"a semaphore has at least one permit, not {permits}")
-        self._store = store
         self.name = check_key(name, store=store.name)
         self.permits = permits
         self._ttl = to_seconds(ttl)
+        self._store = PatientStore(store, ttl=self._ttl)
         self._idle: list[Queue] = []  # a place in the queue can be used again: fewer keys
         self._blocks: dict[asyncio.Task[object], list[Permit]] = {}
 

@@ -76,7 +76,8 @@ async def _queue_up(
             if prepare is not None:
                 await persistently(prepare)
             if waits:
-                turn = await persistently(lambda: queue.wait_turn(ticket))
+                view = queue.view()
+                turn = await persistently(lambda: queue.wait_turn(ticket, view))
             elif await queue.has_turn(ticket):
                 turn = Turn()
             else:

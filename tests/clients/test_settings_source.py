@@ -86,7 +86,7 @@ def test_without_a_bucket_or_a_server(nats_url: str, caplog: pytest.LogCaptureFi
     missing = f"test-{secrets.token_hex(8)}"
     nobody = "nats://127.0.0.1:1"  # no server may listen on it
     for url, error in [(nats_url, StoreNotFoundError), (nobody, ConnectionFailedError)]:
-        source: dict[str, Any] = {"url": url, "store": missing, "key_or_prefix": "shop.", "op_timeout": 2.0}
+        source: dict[str, Any] = {"url": url, "store": missing, "key_or_prefix": "shop.", "op_timeout": 5.0}
         with pytest.raises(error):
             settings_from(**source)()
         settings: Any = settings_from(**source, required=False)()

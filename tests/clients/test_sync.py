@@ -347,8 +347,8 @@ from slipstream import sync
 with sync.connect("memory://") as connection:
     store = connection.store("a")
     with store.watch() as watch:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             next(watch)
         except KeyboardInterrupt:
             print("interrupted", flush=True)

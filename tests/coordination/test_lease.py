@@ -20,7 +20,8 @@ from slipstream.interfaces import Connection, KvStore
 from slipstream.testing._waiting import bounded, cancelled_after, eventually, ticks
 
 OpenStore = Callable[[], Awaitable[tuple[Connection, KvStore]]]
-TTL = 1.0
+TTL = 1.0  # of those who shall die soon
+HELD = 3.0  # of those who shall not, though the machine stalls for a second
 
 
 def keepalives() -> list[asyncio.Task[object]]:
@@ -62,10 +63,10 @@ class TestHolding:
         assert [FencingToken.parse(str(token)) for token in tokens] == tokens
 
     async def test_it_is_kept_alive(self, store: KvStore) -> None:
-        async with Lease(store, "job", ttl=TTL) as lease:
-            rival = Lease(store, "job", ttl=TTL)
+        async with Lease(store, "job", ttl=HELD) as lease:
+            rival = Lease(store, "job", ttl=HELD)
             with pytest.raises(OperationTimeoutError):
-                await rival.acquire(timeout=2.5 * TTL)
+                await rival.acquire(timeout=1.5 * HELD)
             assert lease.is_held
             assert not lease.lost.is_set()
             assert (await store.keys("job.queue.")) != []
@@ -92,11 +93,11 @@ class TestHolding:
         assert not second.lost.is_set()
 
     async def test_the_leases_of_a_process_share_one_task_that_ends_with_them(self, store: KvStore) -> None:
-        leases = [Lease(store, f"job{number}", ttl=TTL) for number in range(5)]
+        leases = [Lease(store, f"job{number}", ttl=HELD) for number in range(5)]
         for lease in leases:
             await lease.acquire()
         assert len(keepalives()) == 1
-        await asyncio.sleep(2 * TTL)  # the passing of time is what is tested
+        await asyncio.sleep(1.5 * HELD)  # the passing of time is what is tested
         assert all(lease.is_held for lease in leases)
         for lease in leases:
             await lease.release()
@@ -140,7 +141,7 @@ class TestWaiting:
         await cancelled_after(turns, lease.acquire())
         await lease.release()
         assert await store.keys("job.queue.") == []
-        assert await Lease(store, "job", ttl=TTL).try_acquire() is not None
+        assert await Lease(store, "job").try_acquire() is not None
 
     async def test_it_waits_in_turn(self, store: KvStore) -> None:
         holder = Lease(store, "job", ttl=60)
@@ -186,7 +187,7 @@ class TestWaiting:
 class TestLosing:
     async def test_a_dead_holder_is_replaced_after_it_knows(self, open_store: OpenStore, store: KvStore) -> None:
         connection, other = await open_store()
-        dead, next_one = Lease(other, "job", ttl=TTL), Lease(store, "job", ttl=TTL)
+        dead, next_one = Lease(other, "job", ttl=TTL), Lease(store, "job", ttl=HELD)
         await dead.acquire()
         async with bounded():
             acquiring = asyncio.create_task(next_one.acquire())
@@ -255,12 +256,12 @@ class TestLosing:
         connection, _ = await open_store()
         if not connection.capabilities.fencing:
             return
-        lease = Lease(store, "job", ttl=TTL)
+        lease = Lease(store, "job", ttl=HELD)
         await lease.acquire()
         writer = lease.fenced(store)
         await writer.put("k", b"1")
         before = (await store.status()).last_revision
-        time.sleep(TTL)  # noqa: ASYNC251 - the loop stands still
+        time.sleep(HELD)  # noqa: ASYNC251 - the loop stands still
         with pytest.raises(FencedError, match="stood still"):
             await writer.put("k", b"2")
         assert not lease.is_held
@@ -282,16 +283,33 @@ class TestLosing:
         assert await Lease(store, "job", ttl=TTL).try_acquire() is not None
 
     async def test_a_lost_lease_can_be_acquired_again(self, store: KvStore) -> None:
-        lease = Lease(store, "job", ttl=TTL)
+        lease = Lease(store, "job", ttl=HELD)
         first = await lease.acquire()
         lost = lease.lost
-        time.sleep(TTL)  # noqa: ASYNC251 - the loop stands still
+        time.sleep(HELD)  # noqa: ASYNC251 - the loop stands still
         async with bounded():
             await lost.wait()
             assert await lease.acquire() > first
         assert lease.is_held
         assert not lease.lost.is_set()
         await lease.release()
+
+    async def test_one_that_was_lost_before_its_block_is_not_acquired_again_behind_ones_back(
+        self, store: KvStore
+    ) -> None:
+        lease = Lease(store, "job", ttl=HELD)
+        first = await lease.acquire()
+        time.sleep(HELD)  # noqa: ASYNC251 - the loop stands still
+
+        async def hold() -> None:
+            async with bounded(), lease:
+                await asyncio.Event().wait()
+
+        with pytest.raises(FencedError, match="stood still"):
+            await hold()
+        assert lease.fencing_token == first
+        async with bounded(), lease:
+            assert lease.fencing_token > first
 
     async def test_a_bucket_made_again_is_another_life(self, open_store: OpenStore) -> None:
         connection, store = await open_store()
@@ -332,12 +350,12 @@ class TestFencing:
         connection, _ = await open_store()
         if not connection.capabilities.fencing:
             return
-        async with Lease(store, "job", ttl=TTL) as lease:
+        async with Lease(store, "job", ttl=HELD) as lease:
             writer = lease.fenced(store)
             key = (await store.keys("job.queue."))[0]
             first = await store.get(key)
             async with store.watch(key) as watch, bounded():
-                for _ in range(4):
+                for _ in range(3):
                     assert await anext(watch)
                     await writer.put("k", b"1")
             entry = await store.get(key)

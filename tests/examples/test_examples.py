@@ -47,6 +47,12 @@ KEY_LINES = {
         "web.shout = true\nGOOD MORNING, ANNA\n",
         "web.shout = perhaps (rejected)\nGOOD MORNING, ANNA\n",
     ],
+    "fastapi_config": [
+        "hello, anna\n",
+        "web.greeting = good morning\ngood morning, anna\n",
+        "web.shout = true\nGOOD MORNING, ANNA\n",
+        "web.shout = perhaps (rejected)\nGOOD MORNING, ANNA\n",
+    ],
     "edge_node": [
         "   ready: 2000 of 2000 updates, 100%\n   2000 routes, the bucket's\n   route.0007 leads to 10.0.0.7\n",
         "   PUT route.0007 10.9.9.9\n",

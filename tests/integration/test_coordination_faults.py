@@ -1,4 +1,4 @@
-"""Leases when things break: holders killed, stopped and cut off, servers killed, paused and restarted.
+"""Leases when things break: connections that are cut, servers killed, paused and restarted.
 
 What each holder writes carries its fencing token and goes to a key of its own, so that the bucket is the history:
 sorted by revision, the tokens must never go back.
@@ -9,88 +9,25 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from pydantic import SecretStr
 
-from slipstream import FencingToken, LeaderElection, Lease, Term
+from slipstream import FencingToken, LeaderElection, Lease, Membership, Term
+from slipstream.coordination import membership
 from slipstream.errors import FencedError, KvError
 from slipstream.interfaces import KvStore
 from slipstream.stores.nats import NatsConnection, NatsConnectionConfig
 from slipstream.testing._waiting import LIMIT, eventually
 from slipstream.testing.proxy import FaultProxy
 from slipstream.testing.server import NatsServer
+from tests.coordination.stints import written_tokens
 
 MakeProxy = Callable[[str, int], Awaitable[FaultProxy]]
 TTL = 2.0
 SLOW = 30.0
-
-# A process that leads and writes: "<token>" when it leads, then a fenced write each time a line comes in; it says what
-# became of each.
-CHILD = """
-import asyncio, sys
-import slipstream
-from slipstream import FencedError, LeaderElection
-
-async def main(url, bucket, ttl):
-    loop = asyncio.get_running_loop()
-    lines = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async with slipstream.connect(url) as connection:
-        store = await connection.store(bucket)
-        election = LeaderElection(store, "leader", ttl=ttl, candidate="child")
-        async with election.campaign() as term:
-            number = 0
-            print(term.fencing_token, flush=True)
-            writer, blunt = term.fenced(store), store.fenced("leader.holder", term.fencing_token.version)
-            while line := await asyncio.shield(asyncio.ensure_future(lines.readline())):
-                number += 1
-                try:
-                    chosen = blunt if line == b"blunt\\n" else writer
-                    await chosen.put(f"log.child.{number}", str(term.fencing_token).encode())
-                    print("written", flush=True)
-                except FencedError as error:
-                    print("refused", "by the server" if error.actual is not None else "here", flush=True)
-
-asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
-"""
-
-
-@asynccontextmanager
-async def leading_process(url: str, bucket: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, FencingToken]]:
-    """A process that leads; killed when the block ends."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        CHILD,
-        url,
-        bucket,
-        str(TTL),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process, FencingToken.parse(await line_of(process))
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
-
-
-async def line_of(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    async with asyncio.timeout(SLOW):
-        return (await process.stdout.readline()).decode().strip()
-
-
-def say(process: asyncio.subprocess.Process, line: bytes) -> None:
-    assert process.stdin is not None
-    process.stdin.write(line + b"\n")
 
 
 def connection_to(url: str, **options: float) -> NatsConnection:
@@ -104,14 +41,8 @@ async def store(nats_server: NatsServer) -> AsyncIterator[KvStore]:
         yield await connection.store("coordination")
 
 
-async def tokens_in_order(store: KvStore) -> list[FencingToken]:
-    """Those of every fenced write, in the order in which the server stored them."""
-    entries = sorted(await store.scan("log."), key=lambda entry: entry.revision or 0)
-    return [FencingToken.parse(entry.value.decode()) for entry in entries]
-
-
 async def is_in_token_order(store: KvStore) -> None:
-    tokens = await tokens_in_order(store)
+    tokens = await written_tokens(store)
     assert tokens
     assert tokens == sorted(tokens)
 
@@ -129,42 +60,7 @@ def has_fencing(store: KvStore) -> bool:
     return True
 
 
-class TestProcesses:
-    async def test_one_that_is_killed_is_replaced(self, nats_server: NatsServer, store: KvStore) -> None:
-        async with leading_process(nats_server.url, store.name) as (process, token):
-            election = LeaderElection(store, "leader", ttl=TTL)
-            say(process, b"fenced")
-            await line_of(process)
-            process.kill()
-            async with asyncio.timeout(TTL + 10), election.campaign() as term:
-                assert term.fencing_token > token
-                if has_fencing(store):
-                    await write_as("next", store, term)
-                    await is_in_token_order(store)
-
-    async def test_one_that_was_stopped_cannot_write(self, nats_server: NatsServer, store: KvStore) -> None:
-        if not has_fencing(store):
-            return
-        async with leading_process(nats_server.url, store.name) as (process, token):
-            say(process, b"fenced")
-            assert await line_of(process) == "written"
-            process.send_signal(signal.SIGSTOP)
-            async with asyncio.timeout(TTL + 10), LeaderElection(store, "leader", ttl=TTL).campaign() as term:
-                assert term.fencing_token > token
-                await write_as("next", store, term)
-                say(process, b"fenced")  # it reads this as soon as it goes on
-                process.send_signal(signal.SIGCONT)
-                async with asyncio.timeout(SLOW):
-                    assert process.stdout is not None
-                    assert process.stderr is not None
-                    said = (await process.stdout.read()).decode().split("\n")
-                    assert "FencedError" in (await process.stderr.read()).decode()
-                # Either its block was cancelled first, or the write was refused before it went out.
-                assert said in ([""], ["refused here", ""])
-                await write_as("next", store, term)
-        assert [entry.key for entry in await store.scan("log.child.")] == ["log.child.1"]
-        await is_in_token_order(store)
-
+class TestFences:
     async def test_the_server_refuses_every_late_write_of_a_former_holder(
         self, nats_server: NatsServer, store: KvStore
     ) -> None:
@@ -225,12 +121,12 @@ class TestConnections:
     ) -> None:
         proxy = await fault_proxy("127.0.0.1", nats_server.port)
         async with connection_to(proxy.url) as connection:
-            lease = Lease(await connection.store(store.name), "leader", ttl=TTL)
+            lease = Lease(await connection.store(store.name), "leader", ttl=6)
             await lease.acquire()
             for _ in range(5):
                 proxy.reset()
                 proxy.cut_after(400, "to_client")
-                await asyncio.sleep(TTL / 4)
+                await asyncio.sleep(1)
             await proxy.heal()
             assert lease.is_held
             await lease.release()
@@ -303,6 +199,22 @@ class TestServers:
         assert tokens == sorted(set(tokens))
 
 
+class TestMembers:
+    async def test_one_comes_back_after_an_outage_of_any_length(
+        self, nats_server: NatsServer, store: KvStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(membership, "_GRACE_SECONDS", 0.5)
+        async with asyncio.timeout(SLOW), Membership(store, "group", member="a", ttl=1) as members:
+            nats_server.pause()
+            await asyncio.sleep(6)  # longer than a name that is taken is waited for
+            nats_server.resume()
+            await members.set_value(b"back")
+            async for change in members:
+                if change.value == b"back":
+                    break
+            assert dict(members) == {"a": b"back"}
+
+
 class TestHistory:
     async def test_no_writes_of_two_holders_interleave(
         self, nats_server: NatsServer, fault_proxy: MakeProxy, store: KvStore
@@ -339,4 +251,4 @@ class TestHistory:
                     group.create_task(hold(f"h{number}", far[number]))
                     group.create_task(disturb(proxy))
         await is_in_token_order(store)
-        assert len(set(await tokens_in_order(store))) > 5
+        assert len(set(await written_tokens(store))) > 2

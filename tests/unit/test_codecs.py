@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream.codecs import (
@@ -24,6 +24,7 @@ from slipstream.codecs import (
 from slipstream.errors import DeserializationError, SerializationError
 from slipstream.keys import MAX_KEY_BYTES, check_key, check_prefix
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)  # lone surrogates too
 CLOSE = st.text("zy{~Zé0./-=_\U0010ffff\ud800\x00 ", max_size=4)  # around the edges of what stays itself
 KEYS = EscapingKeyCodec()
@@ -47,6 +48,7 @@ def same(left: Any, right: Any) -> bool:
 # Keys.
 
 
+@UNHURRIED
 @given(ANY | CLOSE, st.sampled_from([".", "/", "::", "z"]))
 def test_any_string_is_a_key_and_comes_back(key: str, separator: str) -> None:
     codec = EscapingKeyCodec(separator)
@@ -56,12 +58,14 @@ def test_any_string_is_a_key_and_comes_back(key: str, separator: str) -> None:
         check_key(encoded)
 
 
+@UNHURRIED
 @given(st.tuples(ANY, ANY) | st.tuples(CLOSE, CLOSE))
 def test_the_order_of_tokens_is_kept(pair: tuple[str, str]) -> None:
     left, right = (token.replace("\x1f", "") for token in pair)
     assert (left < right) == (TOKENS.encode(left) < TOKENS.encode(right))
 
 
+@UNHURRIED
 @given(st.tuples(ANY, ANY) | st.tuples(CLOSE, CLOSE) | CLOSE.flatmap(lambda a: CLOSE.map(lambda b: (a, a + b))))
 def test_a_prefix_matches_what_begins_with_it_and_nothing_else(pair: tuple[str, str]) -> None:
     prefix, key = pair
@@ -103,6 +107,7 @@ BYTES_CODECS: list[BytesCodec] = [ZstdCodec(), AES]
 
 
 @every_codec
+@UNHURRIED
 @given(value=PLAIN)
 def test_plain_values_come_back(codec: Codec, value: Any) -> None:
     raw = codec.encode(value, key="a")
@@ -111,6 +116,7 @@ def test_plain_values_come_back(codec: Codec, value: Any) -> None:
 
 
 @pytest.mark.parametrize("codec", BYTES_CODECS, ids=repr)
+@UNHURRIED
 @given(raw=st.binary(max_size=200))
 def test_bytes_come_back(codec: BytesCodec, raw: bytes) -> None:
     encoded = codec.encode(raw, key="a")
@@ -147,6 +153,7 @@ def test_too_deep_is_an_error_of_ours() -> None:
 
 
 @every_codec
+@UNHURRIED
 @given(raw=st.binary(max_size=60))
 def test_whatever_is_stored_gives_a_value_or_an_error_of_ours(codec: Codec, raw: bytes) -> None:
     try:

@@ -7,13 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from slipstream.codecs import AesGcmCodec, JsonCodec, MessagePackCodec
 from slipstream.config.assemble import Rejected, assemble, is_prefix
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 
 class Database(BaseModel):
@@ -129,6 +131,7 @@ class Free(BaseModel):
 KEYS = st.lists(st.text("abz", min_size=1, max_size=2), min_size=1, max_size=3).map(".".join)
 
 
+@UNHURRIED
 @given(st.dictionaries(KEYS, st.binary(max_size=6) | st.integers().map(lambda number: json.dumps(number).encode())))
 def test_anything_is_taken_or_rejected(stored: dict[str, bytes]) -> None:
     for model in (Free, Shop):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
+import weakref
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from slipstream import Lease
 from slipstream.coordination.clock import now
+from slipstream.coordination.patience import PatientStore
 from slipstream.coordination.presence import PresenceKey
 from slipstream.coordination.records import FencingToken, Holder, Presence, TicketView, valid_until
 from slipstream.coordination.scope import Scope
@@ -22,8 +26,9 @@ from slipstream.interfaces import Ttl
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
 from slipstream.stores.memory import MemoryConnection
 from slipstream.stores.memory.store import MemoryStore
-from slipstream.testing._waiting import LIMIT, bounded
+from slipstream.testing._waiting import LIMIT, bounded, eventually, ticks
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 LIFE = datetime(2026, 1, 1, tzinfo=UTC)
 Fate = Literal["done", "stored, answer lost", "lost"]
 
@@ -35,11 +40,13 @@ tokens = st.builds(
 
 
 class TestRecords:
+    @UNHURRIED
     @given(token=tokens)
     def test_a_token_survives_its_text(self, token: FencingToken) -> None:
         assert FencingToken.parse(str(token)) == token
         assert token.version.as_u64() == token.revision
 
+    @UNHURRIED
     @given(first=tokens, second=tokens)
     def test_tokens_are_ordered_by_life_and_then_by_revision(self, first: FencingToken, second: FencingToken) -> None:
         assert (first < second) == ((first.incarnation, first.revision) < (second.incarnation, second.revision))
@@ -49,6 +56,7 @@ class TestRecords:
         with pytest.raises(ValueError, match="not a fencing token"):
             FencingToken.parse(text)
 
+    @UNHURRIED
     @given(value=st.binary(), ttl=st.floats(1, 1e6), number=st.none() | st.integers(1), won=st.none() | st.integers(1))
     def test_a_presence_survives_its_bytes(self, value: bytes, ttl: float, number: int | None, won: int | None) -> None:
         presence = Presence(id="a", ttl=ttl, number=number, won=won, value=value)
@@ -196,6 +204,71 @@ class TestUnknownRenewals:
         assert await unreliable.get("k") is not None
 
 
+class TestPatience:
+    async def test_a_request_without_an_answer_is_given_up(self, unreliable: UnreliableStore) -> None:
+        version = await unreliable.create("k", b"1")
+        unreliable.answering.clear()
+        async with bounded():
+            with pytest.raises(OperationTimeoutError, match="no answer within 1 s") as caught:
+                await PatientStore(unreliable, ttl=2).update("k", b"2", version)
+        assert caught.value.outcome_unknown
+        assert passes(caught.value)
+
+    async def test_what_the_store_raises_stays(self, unreliable: UnreliableStore) -> None:
+        version = await unreliable.create("k", b"1")
+        unreliable.fates = ["lost"]
+        with pytest.raises(OperationTimeoutError, match="the operation timed out"):
+            await PatientStore(unreliable, ttl=60).update("k", b"2", version)
+
+
+class TestLeftovers:
+    """A ticket whose removal failed is still there, before its owner's next one."""
+
+    async def test_of_a_lost_holding(self, unreliable: UnreliableStore) -> None:
+        lease = Lease(unreliable, "job", ttl=1)
+        first = await lease.acquire()
+        await settled(unreliable)
+        unreliable.fates = ["lost"]  # of the removal
+        ticket_of(lease).lose("the test says so")
+        async with bounded():
+            assert await lease.acquire() > first
+        await lease.release()
+
+    async def test_of_one_who_waits(self, unreliable: UnreliableStore) -> None:
+        holder, waiter = Lease(unreliable, "job", ttl=30), Lease(unreliable, "job", ttl=1)
+        await holder.acquire()
+        await settled(unreliable)
+        async with bounded(), asyncio.TaskGroup() as group:
+            acquiring = group.create_task(waiter.acquire())
+            await in_queue(unreliable, 2)
+            unreliable.fates = ["lost"]
+            ticket_of(waiter).lose("the test says so")
+            await in_queue(unreliable, 3)  # a new ticket, beside what is left of the old one
+            await holder.release()
+            assert await acquiring > holder.fencing_token
+        await waiter.release()
+
+
+def ticket_of(lease: Lease) -> PresenceKey:
+    ticket = lease._queue._ticket
+    assert ticket is not None
+    return ticket
+
+
+async def settled(store: UnreliableStore) -> None:
+    """Return once the renewal that tells of the winning write is done."""
+    async with store.watch("job.queue.") as watch, bounded():
+        while Presence.decode((await anext(watch)).value, key="job").won is None:
+            pass
+
+
+async def in_queue(store: UnreliableStore, count: int) -> None:
+    async def are_there() -> bool:
+        return len(await store.keys("job.queue.")) == count
+
+    await eventually(are_there)
+
+
 class TestScope:
     async def test_a_loss_that_comes_as_the_block_ends_hits_nothing_later(self, unreliable: UnreliableStore) -> None:
         presence = PresenceKey(unreliable, "k", ttl=10)
@@ -233,6 +306,22 @@ class TestScope:
 
         with pytest.raises(FencedError):
             await block()
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_loop_that_has_ended_is_not_kept(released: bool) -> None:
+    async def hold() -> weakref.ref[asyncio.AbstractEventLoop]:
+        async with MemoryConnection(secrets.token_hex(8), op_timeout=LIMIT) as connection:
+            presence = PresenceKey(await connection.store("coordination"), "k", ttl=10)
+            await presence.create()
+            await ticks(3)  # the keepalive waits
+            if released:
+                await presence.remove()
+            return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(hold())
+    gc.collect()
+    assert loop() is None
 
 
 def test_a_shutdown_is_not_waited_out() -> None:

@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @given(st.lists(ENTRIES))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example replaces the file
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each replaces the file
 def test_round_trip(path: Path, entries: list[KvEntry]) -> None:
     saved = snapshot(*entries)
     JsonLinesSnapshot(path).save(saved)

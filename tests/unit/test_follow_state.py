@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream.errors import StoreFullError
 from slipstream.follow.state import ENTRY_BYTES, Change, State, commits
 from slipstream.model import KvEntry, KvUpdate, Operation, VersionToken
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 
 def put(key: str, value: bytes, revision: int) -> KvUpdate:
@@ -111,6 +113,7 @@ def test_a_bound_of_nothing_is_refused() -> None:
 UPDATES = st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.binary(min_size=1, max_size=3)), max_size=30)
 
 
+@UNHURRIED
 @given(UPDATES, UPDATES, st.integers(1, 5))
 def test_the_changes_lead_from_the_old_state_to_the_new(
     before: list[tuple[str, bytes | None]], after: list[tuple[str, bytes | None]], size: int

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field
 
@@ -14,6 +14,7 @@ from slipstream.codecs import Codec, JsonCodec, MessagePackCodec, ZstdCodec
 from slipstream.errors import DeserializationError, SerializationError
 from slipstream.typed import Schema
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 CODECS: list[Codec] = [JsonCodec(), MessagePackCodec() | ZstdCodec()]
 every_codec = pytest.mark.parametrize("codec", CODECS, ids=repr)
 
@@ -51,6 +52,7 @@ USERS = st.builds(
 
 
 @every_codec
+@UNHURRIED
 @given(user=USERS)
 def test_a_strict_model_comes_back(codec: Codec, user: User) -> None:
     for version, migrations in [(1, {}), (2, {1: lambda value: value})]:
@@ -60,6 +62,7 @@ def test_a_strict_model_comes_back(codec: Codec, user: User) -> None:
         assert schema.load(raw, key="a") == user
 
 
+@UNHURRIED
 @given(raw=st.binary(max_size=40) | st.sampled_from([b"{}", b"[]", b"1", b'"x"', b"null", b'{"$schema":1,"$value":2}']))
 def test_anything_stored_gives_a_model_or_an_error_of_ours(raw: bytes) -> None:
     with pytest.raises(DeserializationError) as caught:
