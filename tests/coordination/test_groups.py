@@ -141,12 +141,12 @@ class TestBarrier:
         connection, other = await open_store()
         async with bounded(), asyncio.TaskGroup() as group:
             dead = group.create_task(_wait_or_end(Barrier(other, "start", 3, ttl=TTL)))
-            alive = group.create_task(Barrier(store, "start", 3, ttl=TTL).wait())
+            alive = group.create_task(Barrier(store, "start", 3, ttl=HELD).wait())
             await _waiting(store, 2)
             await connection.shutdown()
             await dead
             await _waiting(store, 1)
-            others = [group.create_task(Barrier(store, "start", 3, ttl=TTL).wait()) for _ in range(2)]
+            others = [group.create_task(Barrier(store, "start", 3, ttl=HELD).wait()) for _ in range(2)]
         assert sorted([alive.result(), *(task.result() for task in others)]) == [0, 1, 2]
 
 

@@ -126,9 +126,10 @@ class TestLeaderKilled:
         async with asyncio.timeout(100), raw_client(third.url) as raw, asyncio.TaskGroup() as tasks:
             tasks.create_task(follower.run())
             await follower.ready.wait()
+            writers = []
             for number in range(WRITERS):
                 client = history.client(store if number % 2 else elsewhere, f"w{number}")
-                tasks.create_task(write_on(client, f"w{number}", stop))
+                writers.append(tasks.create_task(write_on(client, f"w{number}", stop)))
             await follower.reached(20)
             await leader.kill()
             await led_again(raw, bucket)
@@ -138,6 +139,7 @@ class TestLeaderKilled:
                 await follower.reached(back)
             await follower.reached(back + 20 * WRITERS)
             stop.set()
+            await asyncio.gather(*writers)
             await leader.start()
             await cluster.ready()
             await cluster.in_sync(bucket)
@@ -188,8 +190,10 @@ class TestLeaderGoneForAWhile:
         async with asyncio.timeout(100), raw_client(placement.followers[1].url) as raw, asyncio.TaskGroup() as tasks:
             tasks.create_task(follower.run())
             await follower.ready.wait()
-            for number in range(WRITERS):
+            writers = [
                 tasks.create_task(write_on(history.client(store, f"w{number}"), f"w{number}", stop))
+                for number in range(WRITERS)
+            ]
             await follower.reached(20)
             over = fault(cluster, leader)
             began = asyncio.get_running_loop().time()
@@ -206,6 +210,7 @@ class TestLeaderGoneForAWhile:
             await cluster.ready()
             await cluster.in_sync(bucket)
             stop.set()
+            await asyncio.gather(*writers)
             stream, end = await raw.stream(bucket), await raw.contents(bucket)
             assert await raw.last(bucket, "contested") == (newer.as_u64(), b"newer")
             await store.put(LAST, b"now")
