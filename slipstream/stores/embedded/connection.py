@@ -81,6 +81,11 @@ class EmbeddedConnection(Connection):
         return self._connection is not None and self._connection.is_healthy()
 
     @property
+    def connection(self) -> Connection:
+        """That to the server of the folder, which does the work. Raises: NotConnectedError before `connect`."""
+        return self._connected()
+
+    @property
     def capabilities(self) -> ConnectionCapabilities:
         return self._connected().capabilities
 
