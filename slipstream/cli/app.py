@@ -65,8 +65,8 @@ _REPLICA = (
 )
 
 
-def make_app() -> App:
-    """The tree. No command is imported before it is asked for."""
+def make_app(arguments: Sequence[str] = ()) -> App:
+    """The tree. No command is imported before it is asked for; a list of commands with their summaries asks for all."""
     app = App(
         name="slipstream",
         help="A replicated key-value store on NATS JetStream: read, write, watch, copy, coordinate, look after.",
@@ -82,6 +82,10 @@ def make_app() -> App:
     replica = App(name="replica", help="A copy of a store in a folder of this machine.", group=_COPIES)
     _add(replica, _REPLICA)
     app.command(replica)
+    first = next(iter(arguments), "--help")
+    lists = {"--help": app, "-h": app, "stores": stores, "replica": replica}
+    if first in lists:
+        lists[first].resolved_commands()
     app.register_install_completion_command(help="Install completion for your shell (bash, zsh or fish).")
     return app
 
@@ -101,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
     json = _wants_json(arguments)
     logging.getLogger().addHandler(LogHandler(Output(json=json)))
     try:
-        command, bound, _ = make_app().parse_args(list(arguments), exit_on_error=False, print_error=False)
+        command, bound, _ = make_app(arguments).parse_args(list(arguments), exit_on_error=False, print_error=False)
         result = command(*bound.args, **bound.kwargs)
         return run_command(command, result) if inspect.iscoroutine(result) else Exit.OK
     except CycloptsError as error:

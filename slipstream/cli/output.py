@@ -55,21 +55,23 @@ class Output:
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows in columns. Not for `--json`."""
-        if not rows:
+    def table(self, rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> None:
+        """Rows in columns, for people; nothing with `--json`."""
+        if self.json or not rows:
             return
         if sys.stdout.isatty():
             from rich.table import Table
+            from rich.text import Text
 
-            table = Table(*head, box=None, pad_edge=False, header_style="bold")
+            table = Table(*(head or [""] * len(rows[0])), box=None, pad_edge=False, show_header=bool(head))
             for row in rows:
-                table.add_row(*row)
-            self._rich().print(table, markup=False)
+                table.add_row(*map(Text, row))
+            self._rich().print(table)
             return
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            self._write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+        lines = [head, *rows] if head else rows
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            self._write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
 
     def note(self, text: str) -> None:
         """Beside the results, for a person who looks on; nothing where nobody does."""

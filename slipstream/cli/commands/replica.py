@@ -122,7 +122,8 @@ async def _until_ready(options: Options, replica: Replica, store: str) -> None:
         with options.output().progress(f"follow {store}") as advance:
             while not ready.done():
                 await asyncio.wait({ready}, timeout=_REDRAW_SECONDS)
-                advance(replica.progress.done, replica.progress.expected)
+                progress = replica.progress()
+                advance(progress.done, progress.expected)
         ready.result()
     finally:
         ready.cancel()

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from slipstream.cli.exits import Exit
 from slipstream.cli.options import DEFAULTS, Options
 from slipstream.cli.running import until_stopped
 from slipstream.cli.target import embedded_url, own_folder
@@ -48,4 +47,3 @@ async def server(
         raise ConnectionFailedError(message=f"the server of {where} has ended: see its server.log there")
     finally:
         await asyncio.shield(seat.leave())
-    return Exit.OK

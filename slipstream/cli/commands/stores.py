@@ -77,8 +77,7 @@ async def list_stores(*, options: Options = DEFAULTS) -> int:
             if out.json:
                 out.record(status_record(name, status), "")
             rows.append((name, f"{status.keys} keys", size(status.bytes), f"revision {status.last_revision}"))
-    if not out.json:
-        out.table(("store", "keys", "size", "last revision"), rows)
+    out.table(rows)
     return Exit.OK if rows else Exit.FALSE
 
 
@@ -104,7 +103,7 @@ async def info(name: StoreName, /, *, options: Options = DEFAULTS) -> int:
         return Exit.OK
     rows = [(key, str(value)) for key, value in record.items() if key != "config"]
     rows += [(f"config.{key}", str(value)) for key, value in record["config"].items() if value not in (None, {})]
-    out.table(("", ""), rows)
+    out.table(rows)
     return Exit.OK
 
 
