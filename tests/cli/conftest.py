@@ -22,9 +22,17 @@ from slipstream.cli.target import embedded_url
 from slipstream.interfaces import Connection, KvStore
 from slipstream.stores.embedded import EmbeddedServer
 
+# A test runs up to ten commands; each begins a Python of its own, which takes seconds on a busy machine.
+TEST_SECONDS = 240
 ROOT = Path(__file__).parents[2]
 SECONDS = 40.0
 OLD_VERSION = "2.10.26"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @dataclass(frozen=True)
