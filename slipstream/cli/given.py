@@ -20,6 +20,9 @@ def given_value(text: str) -> bytes:
 def _read(text: str) -> bytes:
     if text == "-":
         return sys.stdin.buffer.read()
+    if text.startswith("--"):
+        # Rather than write what was mistyped.
+        raise UsageError(f"{text} looks like an option: a value that begins so is given by - (stdin) or @FILE")
     if text.startswith("@@"):
         return text[1:].encode()
     if text.startswith("@"):

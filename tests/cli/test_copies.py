@@ -136,8 +136,8 @@ class TestDump:
 class TestReplica:
     async def test_follow_inspect_verify(self, bare_cli: Cli, url: str, bucket: str, tmp_path: Path) -> None:
         cli, at, folder = bare_cli, ("--url", url), tmp_path / "copy"
-        await cli("put", bucket, "node.a", "1", *at)
         await cli("put", bucket, "other", "1", *at)
+        await cli("put", bucket, "node.a", "1", *at)
         followed = await cli("replica", "follow", bucket, folder, "--prefix", "node.", "--once", "--json", *at)
         assert followed.record["keys"] == 1
         running = await cli.start("replica", "follow", bucket, folder, "--prefix", "node.", "--json", *at)

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import slipstream
 from slipstream import errors
 from slipstream.cli.commands import diagnosis
 from slipstream.cli.commands.diagnosis import Level
 from slipstream.cli.commands.differences import UNKNOWN, Kind, differences, value_at
+from slipstream.cli.commands.dump import writing
 from slipstream.cli.commands.grants import grants
-from slipstream.cli.commands.plan import make_plan
+from slipstream.cli.commands.plan import Step, make_plan, queue
 from slipstream.cli.commands.records import check_head, parse_write, write_line
 from slipstream.cli.commands.tree import leaves, parse_document, read_source
 from slipstream.cli.contexts import NatsContext, context_file, contexts_folder, parse_context
@@ -26,6 +28,7 @@ from slipstream.cli.options import Options
 from slipstream.cli.render import as_text, shown, shown_in_line, value_fields, value_of
 from slipstream.cli.target import choose_target
 from slipstream.errors import KvError
+from slipstream.interfaces import KvStore
 from slipstream.model import (
     ConnectionCapabilities,
     Drift,
@@ -310,7 +313,60 @@ class TestDifferences:
         assert after == (wanted if prune else there | wanted)
 
 
+class TestPlans:
+    """What is done of a plan holds only as long as nobody has written these keys since."""
+
+    @pytest.mark.parametrize("change", ["overwritten", "deleted", "created"])
+    @pytest.mark.parametrize("prune", [True, False])
+    async def test_a_stale_one_changes_nothing(self, change: str, prune: bool) -> None:
+        async with slipstream.connect("memory://") as connection:
+            store = await connection.store("b")
+            await store.put_many({"changed": b"1", "pruned": b"1"})
+            steps = make_plan({"changed": b"2", "new": b"2"}, await store.scan(), prune=prune)
+            match change:
+                case "overwritten":
+                    await store.put("pruned" if prune else "changed", b"9")
+                case "deleted":
+                    await store.delete("pruned" if prune else "changed")
+                case _:
+                    await store.put("new", b"9")
+            before = await store.scan()
+            with pytest.raises(errors.ConflictError):
+                await commit(store, steps)
+            assert await store.scan() == before
+
+    async def test_a_fresh_one_does_all_of_it(self) -> None:
+        async with slipstream.connect("memory://") as connection:
+            store = await connection.store("b")
+            await store.put_many({"changed": b"1", "pruned": b"1", "same": b"1"})
+            await commit(store, make_plan({"changed": b"2", "new": b"2", "same": b"1"}, await store.scan(), prune=True))
+            found = {entry.key: entry.value for entry in await store.scan()}
+            assert found == {"changed": b"2", "new": b"2", "same": b"1"}
+
+
+async def commit(store: KvStore, steps: list[Step]) -> None:
+    async with store.transaction() as txn:
+        for step in steps:
+            queue(step, txn)
+
+
+def write_some(file: Path) -> None:
+    with writing(str(file)) as write:
+        write("one")
+        raise errors.NotConnectedError
+
+
 class TestDumps:
+    def test_a_file_appears_only_when_it_is_whole(self, tmp_path: Path) -> None:
+        file = tmp_path / "dump.jsonl"
+        with pytest.raises(errors.NotConnectedError):
+            write_some(file)
+        assert list(tmp_path.iterdir()) == []
+        with writing(str(file)) as write:
+            write("one")
+            assert not file.exists()
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["one\n"]
+
     def test_a_write_can_be_read_back(self) -> None:
         written = KvUpdate(
             operation=Operation.PUT, key="k", value=b"\xff", version=VersionToken.from_u64(7), created=NOW,

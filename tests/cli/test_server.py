@@ -10,6 +10,7 @@ import pytest
 
 import slipstream
 from slipstream.testing import NatsServer
+from slipstream.testing._tenants import Tenants
 from tests.cli.conftest import Cli
 
 SECRET = "s3cr3t-hunter2"
@@ -59,6 +60,21 @@ async def test_a_context_of_the_nats_command(bare_cli: Cli, contexts: Callable[.
         assert SECRET not in examined.out + examined.err
     ended = await bare_cli("get", "b", "k", "--context", "none", code=2)
     assert "there is no nats context 'none'" in ended.err
+
+
+async def test_credentials_of_a_file(bare_cli: Cli, contexts: Callable[..., None], tmp_path: Path) -> None:
+    tenants = Tenants()
+    _, creds = tenants.user()
+    (tmp_path / "user.creds").write_text(creds)
+    async with NatsServer(config=tenants.config()) as server:
+        await bare_cli("put", "b", "k", "v", "--url", server.url, "--creds", tmp_path / "user.creds")
+        contexts("prod", url=server.url, creds="~/user.creds")  # the home of the command is this folder
+        assert (await bare_cli("get", "b", "k", "--context", "prod")).out == "v\n"
+        assert (await bare_cli("get", "b", "k", "--context", "prod", "--url", f"localhost:{server.port}")).out == "v\n"
+        ended = await bare_cli("get", "b", "k", "--url", server.url, code=4)
+        assert "refused the credentials" in ended.err
+        ended = await bare_cli("get", "b", "k", "--url", server.url, "--creds", tmp_path / "none", code=4)
+        assert "cannot be read" in ended.err
 
 
 async def test_without_its_extra_it_says_what_to_install(bare_cli: Cli, tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class TestValues:
         ended = await cli("put", store.name, "k", f"@{tmp_path / 'none'}", code=2)
         assert ended.err == f"error: {tmp_path / 'none'}: No such file or directory\n"
 
+    async def test_a_mistyped_option_is_no_value(self, cli: Cli, store: KvStore) -> None:
+        assert "looks like an option" in (await cli("put", store.name, "k", "--tll=5", code=2)).err
+        assert await store.get("k") is None
+
     async def test_an_empty_value_is_refused(self, cli: Cli, store: KvStore) -> None:
         assert "delete the key instead" in (await cli("put", store.name, "k", "", code=2)).err
         assert await store.get("k") is None

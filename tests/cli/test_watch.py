@@ -11,10 +11,11 @@ from slipstream.cli.commands.watch import load_cursor, save_cursor
 from slipstream.cli.exits import UsageError
 from slipstream.interfaces import KvStore
 from slipstream.model import WatchCursor
+from slipstream.testing._raw import raw_client
 from tests.cli.conftest import Cli
 
 
-async def test_the_state_then_every_change(cli: Cli, store: KvStore) -> None:
+async def test_the_state_then_every_change(cli: Cli, store: KvStore, nats_url: str) -> None:
     await store.put("node.a", b"1")
     await store.put("other", b"x")
     await store.put("job.b", b"2")
@@ -26,6 +27,8 @@ async def test_the_state_then_every_change(cli: Cli, store: KvStore) -> None:
     assert (line[0], line[1], line[3]) == ("DELETE", "5", "node.a")
     ended = await running.end(signal.SIGINT)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
+    async with raw_client(nats_url) as raw:
+        await raw.no_consumers(store.name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -43,7 +43,7 @@ async def dump(
     async with open_store(options, store) as opened:
         status = await opened.status()
         before_all = WatchCursor(revision=max(status.first_revision - 1, 0), incarnation=status.incarnation)
-        with _writing(file) as write, out.progress(f"dump {store}") as advance:
+        with writing(file) as write, out.progress(f"dump {store}") as advance:
             write(head_line(status, prefix=prefix, history=history))
             async with (
                 opened.watch(prefix, cursor=before_all if history else None) as watching,
@@ -121,7 +121,7 @@ async def _write_one(store: KvStore, write: DumpedWrite, now: datetime) -> None:
 
 
 @contextmanager
-def _writing(file: str) -> Iterator[Callable[[str], None]]:
+def writing(file: str) -> Iterator[Callable[[str], None]]:
     """Takes lines; a file appears when the block has come to its end."""
     if file == "-":
         yield lambda line: _line(sys.stdout, line)
