@@ -23,9 +23,12 @@ def main() -> int:
     """Run the command that the arguments of the process name; its exit code."""
     try:
         from slipstream.cli.app import run
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return 128 + 2  # before there was a command to end
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise
         sys.stderr.write("the slipstream command needs: pip install 'slipstream-kv[cli]'\n")
         return 2
-    return run(sys.argv[1:])

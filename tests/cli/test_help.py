@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_help_needs_no_client_and_no_parser() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/cli.md"])
+def test_every_command_line_that_is_written_down(file: str) -> None:
+    written = re.findall(r"^slipstream (.*)$", (ROOT / file).read_text(), re.MULTILINE)
+    lines = [line.partition("#")[0].split() for line in written]
+    assert len(lines) > 2
+    for line in lines:
+        command, _, _ = make_app(line).parse_args(line, exit_on_error=False, print_error=False)
+        assert command.__name__ == line[0]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

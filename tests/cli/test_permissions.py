@@ -18,6 +18,7 @@ from tests.cli.conftest import Cli
 
 ROLES = ("reader", "writer", "watcher", "admin")
 BUCKET = "b"
+LARGE = 20
 
 
 @pytest.fixture
@@ -51,8 +52,9 @@ async def read(store: KvStore) -> None:
     assert await store.get("node.a") is not None
     assert await store.entry("node.a") is not None
     assert len(await store.get_many(["node.a", *keys])) == 51
-    assert len(await store.keys()) == 51
-    assert len(await store.scan()) == 51
+    assert len(await store.keys()) == 51 + LARGE
+    # More than a server sends before it wants to know whether it is kept up with.
+    assert len(await store.scan()) == 51 + LARGE
     assert [entry.key async for entry in store.iter_scan("node.")] == ["node.a"]
     (last,) = await store.history("node.a")
     assert await store.revision("node.a", last.version) == last
@@ -97,8 +99,13 @@ async def watch(store: KvStore, root: KvStore) -> None:
 async def filled(root: Connection) -> KvStore:
     store = await root.store(StoreConfig(name=BUCKET))
     await store.put("node.a", b"1")
-    await store.put_many({f"k{number}": b"v" for number in range(50)})
+    await fill(store)
     return store
+
+
+async def fill(store: KvStore) -> None:
+    await store.put_many({f"k{number}": b"v" for number in range(50)})
+    await store.put_many({f"large.{number}": b"v" * 500_000 for number in range(LARGE)})
 
 
 async def test_readers(server: NatsServer) -> None:
@@ -155,7 +162,7 @@ async def test_admins(server: NatsServer) -> None:
         await root.store("other")
         store = await conn.store(StoreConfig(name=BUCKET))
         await store.put("node.a", b"1")
-        await store.put_many({f"k{number}": b"v" for number in range(50)})
+        await fill(store)
         await read(store)
         await watch(store, store)
         await write(store)

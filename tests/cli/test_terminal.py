@@ -122,3 +122,19 @@ async def test_applying_asks_after_the_plan(cli: Cli, store: KvStore, tmp_path: 
     async with terminal(cli, "apply", store.name, tree, "--yes") as shown:
         await shown.until("applied to")
     assert await store.keys() == ["k"]
+
+
+async def test_bars_and_tables(cli: Cli, store: KvStore, tmp_path: Path) -> None:
+    await store.put_many({f"k{number}": b"v" for number in range(3)})
+    async with terminal(cli, "dump", store.name, tmp_path / "dump") as shown:
+        await shown.until("3 writes of")
+    assert shown.process.returncode == 0
+    async with terminal(cli, "restore", store.name, tmp_path / "dump", "--overwrite") as shown:
+        assert "3/3" in ESCAPE.sub("", await shown.until("3 writes into"))
+    assert shown.process.returncode == 0
+    async with terminal(cli, "replica", "follow", store.name, tmp_path / "copy", "--once") as shown:
+        await shown.until("3 keys of")
+    assert shown.process.returncode == 0
+    async with terminal(cli, "stores", "list") as shown:
+        assert "3 keys" in ESCAPE.sub("", await shown.until(store.name + "  "))
+    assert shown.process.returncode == 0

@@ -79,7 +79,10 @@ async def _examine(
         admin = need_admin(connection)
         server = await admin.server()
         yield green("connection", f"{server.address} ({target.source})")
-        yield server_check(server.version, connection.capabilities)
+        version = server_check(server.version, connection.capabilities)
+        yield version
+        if version.level is Level.RED:
+            return
         yield await _looked_at("round trip", lambda: _round_trip(admin))
         identity = await _clock(admin)
         if identity is not None:

@@ -17,6 +17,7 @@ from slipstream.cli.given import confirmed
 from slipstream.cli.options import DEFAULTS, Options, StoreName
 from slipstream.cli.output import Output
 from slipstream.cli.render import moment, plain, size
+from slipstream.errors import StoreNotFoundError
 from slipstream.model import Drift, Placement, StoreConfig, StoreStatus
 
 _FIELDS = Group("How the store is made", sort_key=1)
@@ -73,7 +74,10 @@ async def list_stores(*, options: Options = DEFAULTS) -> int:
     rows = []
     async with open_connection(options) as connection:
         for name in await connection.stores():
-            status = await (await connection.store(name)).status()
+            try:
+                status = await (await find_store(connection, name)).status()
+            except StoreNotFoundError:
+                continue  # deleted meanwhile
             if out.json:
                 out.record(status_record(name, status), "")
             rows.append((name, f"{status.keys} keys", size(status.bytes), f"revision {status.last_revision}"))
