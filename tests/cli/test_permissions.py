@@ -46,6 +46,11 @@ async def denied(work: Callable[[], Awaitable[object]]) -> None:
             await work()
 
 
+def check_unhindered(server: NatsServer) -> None:
+    """Nothing was refused, not even what is sent without waiting for an answer, as flow control is."""
+    assert "Violation" not in server.log()
+
+
 async def read(store: KvStore) -> None:
     """Everything that a reader may do."""
     keys = [f"k{number}" for number in range(50)]
@@ -113,6 +118,7 @@ async def test_readers(server: NatsServer) -> None:
         await filled(root)
         store = await conn.store(BUCKET)
         await read(store)
+        check_unhindered(server)
         await (await root.store(BUCKET)).delete("k0")
         await denied(lambda: store.put("node.a", b"2"))
         await denied(lambda: store.delete("node.a"))
@@ -125,6 +131,7 @@ async def test_readers_of_replicated_stores_ask_the_leader(server: NatsServer) -
     async with connect(server, "root") as root, connect(server, "reader") as conn:
         await filled(root)
         await read(await conn.store(BUCKET, reads="leader"))
+        check_unhindered(server)
 
 
 async def test_watchers(server: NatsServer) -> None:
@@ -132,6 +139,7 @@ async def test_watchers(server: NatsServer) -> None:
         filled_by_root = await filled(root)
         store = await conn.store(BUCKET)
         await watch(store, filled_by_root)
+        check_unhindered(server)
         await denied(lambda: store.get("node.a"))
         await denied(lambda: store.put("node.a", b"2"))
         await denied(lambda: conn.delete_store(BUCKET))
@@ -142,6 +150,7 @@ async def test_writers(server: NatsServer) -> None:
         await filled(root)
         store = await conn.store(BUCKET)
         await write(store)
+        check_unhindered(server)
         await denied(store.scan)
         await denied(lambda: store.watch().__aenter__())
         await denied(lambda: conn.delete_store(BUCKET))
@@ -153,6 +162,7 @@ async def test_writers_of_a_prefix(server: NatsServer) -> None:
         await filled(root)
         store = await conn.store(BUCKET)
         await write(store, "node.")
+        check_unhindered(server)
         await denied(lambda: store.put("k1", b"2"))
         await denied(lambda: store.put("nodes.b", b"2"))
 
@@ -169,6 +179,7 @@ async def test_admins(server: NatsServer) -> None:
         assert await store.purge_deletes() > 0
         assert await conn.stores() == [BUCKET, "other"]
         await conn.admin().update_store(StoreConfig(name=BUCKET, description="x"))  # type: ignore[attr-defined]
+        check_unhindered(server)
         await denied(lambda: conn.delete_store("other"))
         await denied(lambda: conn.store("third"))
         await conn.delete_store(BUCKET)
