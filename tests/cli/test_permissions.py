@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import slipstream
+from slipstream.cli.commands.grants import Role, grants
 from slipstream.errors import PermissionDeniedError
 from slipstream.interfaces import Connection, KvStore
 from slipstream.model import StoreConfig
@@ -183,6 +185,42 @@ async def test_admins(server: NatsServer) -> None:
         await denied(lambda: conn.delete_store("other"))
         await denied(lambda: conn.store("third"))
         await conn.delete_store(BUCKET)
+
+
+@pytest.mark.parametrize("role", ["reader", "writer", "watcher"])
+async def test_nothing_is_permitted_that_is_not_needed(role: Role) -> None:
+    """A user for each subject of the role, who lacks this one: every one of them meets a refusal."""
+    whole = grants([role], BUCKET)
+    users = ['{ user: root, password: "p" }']
+    for number, left_out in enumerate(whole.publish):
+        without = replace(whole, publish=tuple(subject for subject in whole.publish if subject != left_out))
+        users.append(f'{{ user: without{number}, password: "p"\n{without.as_config()} }}')
+    needless = []
+    async with (
+        NatsServer(config=f"authorization {{ users = [\n{chr(10).join(users)}\n] }}") as server,
+        connect(server, "root") as root,
+    ):
+        by_root = await filled(root)
+        for number, left_out in enumerate(whole.publish):
+            refused = False
+            async with connect(server, f"without{number}") as conn:
+                try:
+                    await work_of(role, await conn.store(BUCKET), by_root)
+                except (slipstream.KvError, TimeoutError):  # the latter of a watch without flow control, which stalls
+                    refused = True
+            if not refused and f'user:without{number}" - Publish Violation' not in server.log():
+                needless.append(left_out)
+    assert needless == []
+
+
+async def work_of(role: Role, store: KvStore, by_root: KvStore) -> None:
+    match role:
+        case "reader":
+            await read(store)
+        case "writer":
+            await write(store)
+        case _:
+            await watch(store, by_root)
 
 
 async def test_roles_hear_only_their_own_answers(server: NatsServer) -> None:
