@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -113,8 +112,6 @@ _DETAILS = ("store", "key", "expected", "actual", "first_revision", "reason", "c
 
 def failure_of(error: BaseException) -> Failure | None:
     """What to tell of it, None for one that is a fault of this program and is shown as it is."""
-    if isinstance(error, asyncio.CancelledError):
-        return None
     reason = error
     if isinstance(error, errors.BulkWriteError) and error.errors:
         reason = next(iter(error.errors.values()))

@@ -38,15 +38,18 @@ def parse_document(text: str, path: Path) -> Any:
             case "TOML":
                 return tomllib.loads(text)
             case _:
-                import yaml
-
-                return yaml.safe_load(text)
+                return _parse_yaml(text)
     except ValueError as error:  # JSON's and TOML's errors are such
         raise UsageError(f"{path} is no {kind}: {error}") from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "yaml":
-            raise
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+
+
+def _parse_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def leaves(tree: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, bytes]]:
