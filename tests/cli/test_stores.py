@@ -10,7 +10,7 @@ import pytest
 import slipstream
 from slipstream.interfaces import Connection, KvStore
 from slipstream.model import StoreConfig
-from slipstream.testing import NatsServer
+from slipstream.testing import NatsCluster, NatsServer
 from tests.cli.conftest import Cli
 
 EVERY_FIELD = [
@@ -99,5 +99,15 @@ async def test_an_older_server_changes_the_same_and_says_what_it_lacks(
         await bare_cli("stores", "ensure", "b", "--url", server.url, "--max-history", "4", "--discard", "old")
         config = (await (await connection.store("b")).status()).config
         assert (config.max_history, config.discard) == (4, "old")
+        ended = await bare_cli("stores", "ensure", "b", "--url", server.url, "--num-replicas", "3", code=2)
+        assert "num_replicas above 1 needs a cluster" in ended.err
+        assert (await (await connection.store("b")).status()).config.num_replicas == 1
         ended = await bare_cli("stores", "ensure", "b", "--url", server.url, "--marker-ttl", "60", code=2)
         assert "marker_ttl needs nats-server 2.11.2" in ended.err
+
+
+async def test_replicas_of_a_cluster(bare_cli: Cli, nats_cluster: NatsCluster) -> None:
+    async with slipstream.connect(nats_cluster.url) as connection:
+        store = await connection.store("b")
+        await bare_cli("stores", "ensure", "b", "--num-replicas", "3", "--url", nats_cluster.url)
+        assert (await store.status()).replicas == 3

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 from slipstream.checks import drift
-from slipstream.errors import StoreNotFoundError
+from slipstream.errors import StoreNotFoundError, UnsupportedError
 from slipstream.keys import check_bucket
 from slipstream.model import Drift, StoreConfig, parse_time
 from slipstream.stores.nats.abilities import Abilities, abilities
@@ -118,6 +118,8 @@ class NatsAdmin:
             found = await _existing(api, config.name)
             body = updated_stream(found.config, config, features)
             if body != dict(found.config):
+                if body.get("num_replicas") != found.config.get("num_replicas"):
+                    await _check_clustered(api, config)
                 await api.call(f"STREAM.UPDATE.{stream_name(config.name)}", body)
                 found = await _existing(api, config.name)
             return drift(config, from_stream(found.config))
@@ -216,6 +218,14 @@ async def _existing(api: JetStreamApi, name: str) -> StreamInfo:
     if found is None:
         raise StoreNotFoundError(store=name)
     return found
+
+
+async def _check_clustered(api: JetStreamApi, config: StoreConfig) -> None:
+    # Servers before 2.14 take any number in an update, though they are alone (2.10.26, 2.11.11, 2.12.8).
+    if config.num_replicas > 1:
+        answer = await api.call(f"STREAM.INFO.{stream_name(config.name)}")
+        if not (answer.get("cluster") or {}).get("name"):
+            raise UnsupportedError(store=config.name, message="num_replicas above 1 needs a cluster")
 
 
 def _limit(number: Any) -> int | None:
