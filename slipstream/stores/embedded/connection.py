@@ -89,6 +89,11 @@ class EmbeddedConnection(Connection):
         return self._events.subscribe()
 
     @property
+    def connection(self) -> Connection:
+        """That to the server of the folder, which does the work. Raises: NotConnectedError before `connect`."""
+        return self._connected()
+
+    @property
     def capabilities(self) -> ConnectionCapabilities:
         return self._connected().capabilities
 

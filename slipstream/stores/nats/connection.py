@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nats.aio.client import Client
 
@@ -20,6 +20,7 @@ from slipstream.interfaces import Connection, KvStore, Reads
 from slipstream.keys import check_bucket
 from slipstream.model import ConnectionCapabilities, ConnectionEvent, StoreConfig
 from slipstream.stores.nats.abilities import abilities
+from slipstream.stores.nats.admin import NatsAdmin
 from slipstream.stores.nats.api import JetStreamApi, StreamInfo
 from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, deadline, largest_value, settle
 from slipstream.stores.nats.cleanup import uninterrupted
@@ -33,6 +34,7 @@ from slipstream.stores.nats.store import NatsStore
 from slipstream.stores.nats.stream_config import NANOSECONDS, from_stream, retention
 from slipstream.stores.nats.subjects import bucket_name, stream_name
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _CREATE_SECONDS = 5.0
 """How long nats-py may take to make a bucket before the same request, which may be repeated, is made raw."""
@@ -175,6 +177,10 @@ class NatsConnection(Connection):
 
         await self._run(attempt, store=name)
 
+    def admin(self) -> NatsAdmin:
+        """What an operator does beside reading and writing: change a bucket, look at the server and the account."""
+        return NatsAdmin(self._ask, self._features)
+
     async def __aenter__(self) -> Self:
         await self.connect()
         return self
@@ -271,6 +277,11 @@ class NatsConnection(Connection):
 
     def _where(self, session: Session) -> str:
         return f"nats-server {'.'.join(map(str, session.server_version))} at {session.where}"
+
+    async def _ask(self, work: Callable[[Session, JetStreamApi], Awaitable[T]], *, store: str | None = None) -> T:
+        session = await self._ready_session()
+        answer: T = await self._run(lambda: work(session, self._api(session)), store=store)
+        return answer
 
     async def _run(self, attempt: Any, *, store: str | None) -> Any:
         """An attempt at something that may be repeated, within `op_timeout`, while nobody answers."""
