@@ -38,7 +38,7 @@ from slipstream.stores.nats.subjects import ALL_SCRATCH, api_prefix
 
 T = TypeVar("T")
 _ANSWER_BYTES = 16 * 1024 * 1024
-_PAUSE = 1.0
+_PAUSE = 0.5
 """Seconds until a question that nobody has answered is asked again."""
 _ANSWER = re.compile(
     rb"\r\nNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]+)\r\n"
