@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MATRIX ?= 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-matrix bench clean
+.PHONY: help demo test check format test-matrix bench docs clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,5 +45,8 @@ bench: $(READY) ## slipstream beside nats-py and a raw socket: prints a table, w
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
+docs: $(READY) ## build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .matrix .demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
