@@ -13,8 +13,9 @@ from typing import Any
 
 import griffe
 
+_LAYER = re.compile(r"\AL\d[^:\n]*: (.)")
 _SENTENCE = re.compile(r"^((?:Raises|Returns|Cost)\b[^:\n]*:)[ ](.*(?:\n[ ]+.*)*)", re.MULTILINE)
-_SHARED = re.compile(r"^([ ]+)(\w+(?:, (?:\w+|\.\.\.))+)(: .*(?:\n\1[ ]+.*)*)", re.MULTILINE)
+_SHARED = re.compile(r"^([ ]+)(\w+(?:, \w+)+)(: .*(?:\n\1[ ]+.*)*)", re.MULTILINE)
 _CODE = re.compile(r"`(\w+)((?:\.\w+)*)`")
 _ERROR = re.compile(r"(?<![\w`.\[])([A-Z]\w+Error)(?![\w`\]])")
 
@@ -33,6 +34,11 @@ class Docstrings(griffe.Extension):
         _rewrite(pkg, public)
 
 
+def unlayered(text: str) -> str:
+    """Without the layer that a module belongs to, which is for those who change it."""
+    return _LAYER.sub(lambda found: found[1].upper(), text, count=1)
+
+
 def paragraphs(text: str) -> str:
     """Each sentence that griffe would misread as a paragraph of its own."""
 
@@ -47,8 +53,7 @@ def separate(text: str) -> str:
     """An explanation for each of the parameters that share one."""
 
     def repeated(found: re.Match[str]) -> str:
-        names = [name for name in found[2].split(", ") if name != "..."]
-        return "\n".join(f"{found[1]}{name}{found[3]}" for name in names)
+        return "\n".join(f"{found[1]}{name}{found[3]}" for name in found[2].split(", "))
 
     return _SHARED.sub(repeated, text)
 
@@ -69,6 +74,8 @@ def _rewrite(container: griffe.Object, public: Mapping[str, str]) -> None:
     for member in container.members.values():
         if isinstance(member, griffe.Alias):
             continue
-        if member.docstring is not None and not member.is_module:  # those of modules hold trees and tables
-            member.docstring.value = links(paragraphs(separate(member.docstring.value)), public)
+        if member.docstring is not None:
+            text = member.docstring.value
+            # Those of modules hold trees and tables.
+            member.docstring.value = unlayered(text) if member.is_module else links(paragraphs(separate(text)), public)
         _rewrite(member, public)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import slipstream
-from docs.docstrings import links, paragraphs, separate
+from docs.docstrings import links, paragraphs, separate, unlayered
 from tests.examples.pages import ROOT
 
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "form": "action"}
@@ -146,7 +146,7 @@ def test_a_sentence_that_goes_on_is_a_paragraph() -> None:
 
 
 def test_parameters_that_share_an_explanation_have_one_each() -> None:
-    assert separate("Args:\n    a, b, ...: so\n        and so.\n    c: d.") == (
+    assert separate("Args:\n    a, b: so\n        and so.\n    c: d.") == (
         "Args:\n    a: so\n        and so.\n    b: so\n        and so.\n    c: d."
     )
 
@@ -157,3 +157,8 @@ def test_public_names_are_links() -> None:
         "[`Lease.acquire`][slipstream.coordination.Lease.acquire], [KvError][slipstream.errors.KvError], "
         "[`KvError`][slipstream.errors.KvError], OSError, `lease`"
     )
+
+
+def test_layers_are_left_out() -> None:
+    assert unlayered("L4, public: what tests are made of: servers.") == "What tests are made of: servers."
+    assert unlayered("Values.\n\nL1: more.") == "Values.\n\nL1: more."
