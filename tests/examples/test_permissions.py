@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import nats
 import pytest
 
 import slipstream
@@ -14,6 +16,9 @@ from tests.examples.pages import BLOCKS
 CONFIGURATION = next(
     block.text for block in BLOCKS if block.page == "operations" and block.text.startswith("authorization")
 )
+
+LARGE = 400
+"""Values of 32 KiB: more than a server sends without a word of the reader (2 MiB)."""
 
 
 @pytest.fixture
@@ -37,13 +42,25 @@ async def is_refused(attempt: Callable[[], Awaitable[object]]) -> bool:
     return False
 
 
-async def commit(store: KvStore, *keys: str) -> None:
+async def commit(store: KvStore, *keys: str, unchanged: str | None = None) -> None:
     async with store.transaction() as txn:
         for key in keys:
-            txn.put(key, b"1")
+            txn.create(key, b"1")  # with a condition of its own: what is required needs another message to ride on
+        if unchanged is not None:
+            txn.require(unchanged, None)
 
 
-async def test_the_roles(server: NatsServer) -> None:
+async def consumers(server: NatsServer) -> int:
+    """How many the bucket has, as the server counts them."""
+    client = await nats.connect(f"nats://operator:secret@127.0.0.1:{server.port}")
+    try:
+        return (await client.jetstream().stream_info("KV_config")).state.consumer_count
+    finally:
+        await client.close()
+
+
+async def test_the_roles(server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "slipstream")
     async with (
         connection_of("operator", server) as operator,
         connection_of("service", server) as service,
@@ -51,13 +68,18 @@ async def test_the_roles(server: NatsServer) -> None:
     ):
         owned = await operator.store("config")
         await owned.put_many({"shop.colour": b"blue", "bank.limit": b"9"})
+        await owned.put_many({f"large.{number}": bytes(32 * 1024) for number in range(LARGE)})
 
         read = await service.store("config")
+        assert len(await read.scan("large.")) == LARGE
+        assert "violation" not in caplog.text  # its answers to flow control are the server's to see, and no error
+        for key in await owned.keys("large."):
+            await owned.delete(key)
         assert [entry.key for entry in await read.scan()] == ["bank.limit", "shop.colour"]
         assert set(await read.get_many(["shop.colour", "bank.limit"])) == {"shop.colour", "bank.limit"}
         assert await read.keys("shop.") == ["shop.colour"]
         assert (await read.get("shop.colour")).value == b"blue"  # type: ignore[union-attr]
-        assert (await read.status()).keys == 2
+        assert (await read.status()).keys == 2 + LARGE
         async with read.watch("shop.") as watch:
             assert (await anext(watch)).operation is Operation.PUT
             assert await is_refused(lambda: read.put("shop.colour", b"red"))
@@ -68,15 +90,18 @@ async def test_the_roles(server: NatsServer) -> None:
         await written.update("shop.colour", b"grey", version)
         await written.create("shop.size", b"42")
         await written.delete("shop.size")
+        await written.create("shop.size", b"43")  # over a tombstone, which it has to read
+        await written.delete("shop.size")
         assert await is_refused(lambda: written.put("bank.limit", b"10"))
         assert await is_refused(lambda: written.scan())
         if shop.capabilities.transactions:
-            await commit(written, "shop.a", "shop.b")
-            assert await is_refused(lambda: commit(written, "shop.a", "bank.limit"))
+            await commit(written, "shop.a", "shop.b", unchanged="shop.c")
+            assert await is_refused(lambda: commit(written, "shop.d", "bank.other"))
         assert await is_refused(lambda: shop.store("other"))
         assert await is_refused(lambda: shop.delete_store("config"))
         assert await is_refused(lambda: service.stores())
 
         assert (await owned.get("bank.limit")).value == b"9"  # type: ignore[union-attr]
-        assert await owned.purge_deletes() == 1
+        assert await owned.purge_deletes() == 1 + LARGE
+        assert await consumers(server) == 0
         await operator.delete_store("config")

@@ -24,7 +24,10 @@ LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "lin
 FAULTS = {
     ("docs/index.md", "[nowhere](nowhere.md)"): "'nowhere.md'",
     ("docs/index.md", "[no such heading](start.md#nowhere)"): "does not contain an anchor '#nowhere'",
-    ("docs/orphan.md", "# A page that the navigation does not name"): "WARNING -  The following pages exist in the docs",
+    (
+        "docs/orphan.md",
+        "# A page that the navigation does not name",
+    ): "WARNING -  The following pages exist in the docs",
     (
         "slipstream/errors.py",
         'def one(a: int) -> None:\n    """Has a parameter.\n\n    Args:\n        b: there is none.\n    """\n',
