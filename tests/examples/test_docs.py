@@ -31,17 +31,21 @@ SECONDS = 30.0
 SERVER = "nats://127.0.0.1:4222"
 """The server that pages name; they run with one of their own."""
 
-ELSEWHERE = {
+PYTHON_ELSEWHERE = {
     "testing": "its blocks are pytest files: test_testing_guide.py",
     "README": "its program is run on every backend: test_readme.py",
 }
-PYTHON = [block for block in BLOCKS if block.language == "python" and block.page not in ELSEWHERE]
+COMMANDS_ELSEWHERE = {
+    "cli": "the command's own tests",
+}
+SHELLS = ("console", "sh", "bash")
+PYTHON = [block for block in BLOCKS if block.language == "python" and block.page not in PYTHON_ELSEWHERE]
 PROGRAMS = [block for block in PYTHON if not block.is_fragment]
 FRAGMENTS = [block for block in PYTHON if block.is_fragment]
-COMMANDS = [block for block in BLOCKS if block.language in ("console", "sh", "bash")]
+COMMANDS = [block for block in BLOCKS if block.language in SHELLS and block.page not in COMMANDS_ELSEWHERE]
 CONFIGURATIONS = [block for block in BLOCKS if block.language == "conf"]
-NOT_RUN = {"", "text"}
-"""Drawings, outputs, pieces for frameworks that are not installed."""
+NOT_RUN = {"", "text", "json", "yaml", "toml"}
+"""Drawings, outputs, data, pieces for frameworks that are not installed."""
 
 # What a fragment finds beside the public names, `conn`, `store` and `asyncio`, by page: Python, run before it.
 GIVEN = {
@@ -123,8 +127,7 @@ async def test_a_fragment_that_does_not_run_is_noticed(kv_store: KvStore) -> Non
 
 
 def test_no_block_is_left_out() -> None:
-    checked = {"python", "console", "sh", "bash", "conf"}
-    assert {block.language for block in BLOCKS} <= checked | NOT_RUN
+    assert {block.language for block in BLOCKS} <= {"python", "conf", *SHELLS} | NOT_RUN
     assert len(PROGRAMS) >= 17
     assert FRAGMENTS
     assert COMMANDS
@@ -191,9 +194,12 @@ def check_command(line: str) -> None:
 
 @pytest.mark.parametrize("commands", parameters(COMMANDS))
 def test_the_commands_of_a_page(commands: Block) -> None:
-    for line in commands.text.splitlines():
+    lines = commands.text.splitlines()
+    if any(line.startswith("$ ") for line in lines):  # a session: the other lines are what it prints
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    for line in lines:
         if line.strip() and not line.startswith("#"):
-            check_command(line.removeprefix("$ "))
+            check_command(line)
 
 
 def test_a_command_that_there_is_not_is_noticed() -> None:

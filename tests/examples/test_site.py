@@ -27,7 +27,7 @@ FAULTS = {
     (
         "docs/orphan.md",
         "# A page that the navigation does not name",
-    ): "WARNING -  The following pages exist in the docs",
+    ): "WARNING -  The following pages exist",
     (
         "slipstream/errors.py",
         'def one(a: int) -> None:\n    """Has a parameter.\n\n    Args:\n        b: there is none.\n    """\n',
