@@ -32,6 +32,7 @@ SERVER = "nats://127.0.0.1:4222"
 """The server that pages name; they run with one of their own."""
 
 PYTHON_ELSEWHERE = {
+    "examples": "its blocks are the files: test_examples.py, test_first_key.py",
     "testing": "its blocks are pytest files: test_testing_guide.py",
     "README": "its program is run on every backend: test_readme.py",
 }
@@ -209,6 +210,11 @@ def test_a_command_that_there_is_not_is_noticed() -> None:
     with pytest.raises(KeyError):
         check_command("brew coffee")
     check_command("make test  # and nothing else")
+
+
+def test_every_example_is_on_the_page() -> None:
+    shown = re.findall(r"^examples/(\w+\.py)$", PAGES["examples"], re.MULTILINE)
+    assert set(shown) == {file.name for file in (ROOT / "examples").glob("*.py")}
 
 
 # Configurations.
