@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MATRIX ?= 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-matrix bench docs clean
+.PHONY: help demo test check format docs test-matrix bench clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ format: $(READY) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY) ## build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 test-matrix: $(READY) ## the tests on older and newer servers (MATRIX="2.10.26 ...")
 	@set -e; for version in $(MATRIX); do \
 		test -x .matrix/$$version/bin/nats-server || \
@@ -44,9 +47,6 @@ test-matrix: $(READY) ## the tests on older and newer servers (MATRIX="2.10.26 .
 bench: $(READY) ## slipstream beside nats-py and a raw socket: prints a table, writes docs/benchmarks.md (BENCH="--million")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py $(BENCH)
-
-docs: $(READY) ## build the documentation into site/; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .matrix .demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
