@@ -8,12 +8,14 @@ parameters may share one explanation (`store, ttl: see Lease`).
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import griffe
 
 _LAYER = re.compile(r"\AL\d[^:\n]*: (.)")
+_COLUMNS = re.compile(r"(?:\S.*?[ ]{2,}\S.*\n?){2,}")
 _SENTENCE = re.compile(r"^((?:Raises|Returns|Cost)\b[^:\n]*:)[ ](.*(?:\n[ ]+.*)*)", re.MULTILINE)
 _SHARED = re.compile(r"^([ ]+)(\w+(?:, \w+)+)(: .*(?:\n\1[ ]+.*)*)", re.MULTILINE)
 _CODE = re.compile(r"`(\w+)((?:\.\w+)*)`")
@@ -37,6 +39,12 @@ class Docstrings(griffe.Extension):
 def unlayered(text: str) -> str:
     """Without the layer that a module belongs to, which is for those who change it."""
     return _LAYER.sub(lambda found: found[1].upper(), text, count=1)
+
+
+def drawn(text: str) -> str:
+    """Paragraphs that are columns, as the blocks of code that keep them apart."""
+    parts = text.split("\n\n")
+    return "\n\n".join(textwrap.indent(part, "    ") if _COLUMNS.fullmatch(part) else part for part in parts)
 
 
 def paragraphs(text: str) -> str:
@@ -77,5 +85,7 @@ def _rewrite(container: griffe.Object, public: Mapping[str, str]) -> None:
         if member.docstring is not None:
             text = member.docstring.value
             # Those of modules hold trees and tables.
-            member.docstring.value = unlayered(text) if member.is_module else links(paragraphs(separate(text)), public)
+            member.docstring.value = (
+                drawn(unlayered(text)) if member.is_module else links(paragraphs(separate(text)), public)
+            )
         _rewrite(member, public)

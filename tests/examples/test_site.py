@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import slipstream
-from docs.docstrings import links, paragraphs, separate, unlayered
+from docs.docstrings import drawn, links, paragraphs, separate, unlayered
 from tests.examples.pages import ROOT
 
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "form": "action"}
@@ -165,3 +165,11 @@ def test_public_names_are_links() -> None:
 def test_layers_are_left_out() -> None:
     assert unlayered("L4, public: what tests are made of: servers.") == "What tests are made of: servers."
     assert unlayered("Values.\n\nL1: more.") == "Values.\n\nL1: more."
+
+
+def test_columns_are_kept_apart() -> None:
+    assert (
+        drawn("What.\n\na, b   one\nc      two\n\nMore of\nit.")
+        == "What.\n\n    a, b   one\n    c      two\n\nMore of\nit."
+    )
+    assert drawn("What.\n\n    a   one\n    b   two") == "What.\n\n    a   one\n    b   two"
