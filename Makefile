@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MATRIX ?= 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-matrix bench soak clean
+.PHONY: help demo test check format docs test-matrix bench soak clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ format: $(READY) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY) ## build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 test-matrix: $(READY) ## the tests on older and newer servers (MATRIX="2.10.26 ...")
 	@set -e; for version in $(MATRIX); do \
 		test -x .matrix/$$version/bin/nats-server || \
@@ -49,4 +52,4 @@ soak: $(READY) ## random faults on a cluster and a server, all checkers on (MINU
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .matrix .demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

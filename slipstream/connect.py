@@ -45,8 +45,9 @@ def connect(
             `embedded:///path/to/dir` for a private server on this machine; `memory://` or `memory://name` for this
             process alone. None: `$SLIPSTREAM_URL`, else `$NATS_URL`, else `embedded://`.
         op_timeout: seconds that any single operation may take, retries included.
-        creds, ...: the fields of `slipstream.stores.nats.NatsConnectionConfig`; those that only NATS knows have no
-            effect on `memory://`, credentials, TLS and domain none on `embedded://`.
+    All else is a field of `NatsConnectionConfig` in `slipstream.stores.nats`: what only NATS knows has no effect on
+    `memory://`; credentials, TLS and domain have none on `embedded://`.
+
     Raises: ValueError for a URL or an option that is not understood.
     """
     target = url or os.environ.get("SLIPSTREAM_URL") or os.environ.get("NATS_URL") or "embedded://"

@@ -90,7 +90,8 @@ async def buckets_of(name: str, url: str) -> list[str]:
 
 
 def test_every_example_is_tested() -> None:
-    assert set(KEY_LINES) == {file.stem for file in EXAMPLES.glob("*.py")}
+    of_its_own = {"first_key"}  # two processes: test_first_key.py
+    assert set(KEY_LINES) | of_its_own == {file.stem for file in EXAMPLES.glob("*.py")}
 
 
 @pytest.mark.parametrize("name", KEY_LINES)
