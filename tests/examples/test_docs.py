@@ -50,6 +50,14 @@ NOT_RUN = {"", "text", "json", "yaml", "toml"}
 
 # What a fragment finds beside the public names, `conn`, `store` and `asyncio`, by page: Python, run before it.
 GIVEN = {
+    "replica": """
+from obstore.store import MemoryStore
+
+await store.put("node.eu-1", b"up")
+
+def S3Store(bucket, *, region):  # the tests of artifacts have a real S3
+    return MemoryStore()
+""",
     "coordination": """
 plan = b"what the leader has decided"
 
@@ -178,6 +186,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 }
 UNCHECKED = {
     "slipstream": "the command's own tests run it",
+    ".venv/bin/slipstream": "test_first_key.py runs them",
     "nats": "NATS' own command, which is not installed here",
     "nats-server": "would not end; configurations are checked below",
     "export": "of the shell",

@@ -80,14 +80,36 @@ def test_what_it_does_not_understand_is_answered_with_its_usage(tmp_path: Path) 
 
 
 def test_the_readme_comes_to_it_within_two_screens() -> None:
-    before, found, _ = PAGES["README"].partition("PUT config.colour blue")
+    before, found, _ = PAGES["README"].partition("\nPUT  ")
     assert found
     assert len(before.splitlines()) <= 2 * 40
 
 
-def test_the_readme_and_the_first_page_name_the_same_commands() -> None:
-    def commands(page: str) -> set[str]:
-        return set(re.findall(r"^\.venv/bin/python .*$", PAGES[page], re.MULTILINE))
+def commands(page: str) -> list[list[str]]:
+    """What a page has typed of the `slipstream` command."""
+    lines = re.findall(r"^\.venv/bin/slipstream (.*)$", PAGES[page], re.MULTILINE)
+    return [line.split() for line in lines]
 
-    assert len(commands("README")) == 2
+
+def test_the_readme_and_the_first_page_name_the_same_commands() -> None:
+    assert len(commands("README")) == 3
     assert commands("README") == commands("start")
+
+
+def test_the_commands_of_the_readme_show_a_watched_key(tmp_path: Path) -> None:
+    create, watch, put = commands("README")
+    slipstream = [sys.executable, "-m", "slipstream.cli"]
+    elsewhere = ("SLIPSTREAM_URL", "NATS_URL", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")
+    alone = {name: value for name, value in os.environ.items() if name not in elsewhere} | {"HOME": str(tmp_path)}
+    subprocess.run([*slipstream, *create], env=alone, cwd=ROOT, timeout=SECONDS, check=True)
+    watcher = subprocess.Popen([*slipstream, *watch], env=alone, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with watcher:
+        try:
+            subprocess.run([*slipstream, *put], env=alone, cwd=ROOT, timeout=SECONDS, check=True)
+            assert watcher.stdout is not None
+            operation, revision, _, key, value = watcher.stdout.readline().split()
+            assert (operation, revision, key, value) == ("PUT", "1", "config.colour", "blue")
+            watcher.send_signal(signal.SIGINT)
+            assert watcher.wait(SECONDS) == 0
+        finally:
+            watcher.kill()
