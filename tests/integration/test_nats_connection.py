@@ -606,6 +606,7 @@ class TestPermissions:
               permissions: { publish: { deny: ["$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.>"] } } }
             { user: no_buckets, password: a, permissions: { publish: { deny: "$JS.API.STREAM.CREATE.>" } } }
             { user: no_api, password: a, permissions: { publish: { deny: "$JS.API.>" } } }
+            { user: no_flow_control, password: a, permissions: { publish: { deny: "$JS.FC.>" } } }
             { user: no_inbox, password: a, permissions: { subscribe: { deny: "_INBOX.>" } } }
             { user: own_inbox, password: a, permissions: { subscribe: { allow: "_MINE.>" } } }
         ] }"""
@@ -669,6 +670,20 @@ class TestPermissions:
                 with pytest.raises(PermissionDeniedError, match=r"CONSUMER\.CREATE"):
                     await store.history("k")
             assert await store.get("k") is not None
+
+    @pytest.mark.parametrize("lane", ["data", "slow"])
+    async def test_a_watch_that_may_not_answer_flow_control_ends(self, server: NatsServer, lane: str) -> None:
+        """The server waits for the answer after some megabytes, and sends heartbeats meanwhile."""
+        async with connection(self.url(server, "no_flow_control"), op_timeout=30, lane=lane) as conn:
+            store = await conn.store("b")
+            await store.put_many([(f"large.{number}", bytes(64 * 1024)) for number in range(200)])
+            async with bounded(), store.watch() as watch:
+                with pytest.raises(PermissionDeniedError, match=r"(?i)\$JS\.FC\."):
+                    async for _ in watch:
+                        pass
+            async with bounded():
+                with pytest.raises(PermissionDeniedError, match=r"(?i)\$JS\.FC\."):
+                    await store.scan()
 
     async def test_a_read_is_refused_at_once(self, server: NatsServer) -> None:
         async with connection(self.url(server, "no_reads"), op_timeout=30) as conn:

@@ -106,6 +106,11 @@ class PushConsumer:
         consumer.pending = created.pending
         return consumer
 
+    def is_flow_control(self, subject: str) -> bool:
+        """It is where the server wants to be told to go on; in any case of letters."""
+        subject = subject.lower()
+        return subject.startswith("$js.fc.") and f".{self.name.lower()}." in subject
+
     def abandon(self) -> None:
         """Drop the inbox and have the consumer removed, without waiting."""
         if not self._closed:

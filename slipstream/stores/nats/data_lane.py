@@ -219,6 +219,8 @@ class DataLane(Lane):
         for request in tuple(self._pending.values()):
             if request.subject == refused:
                 request.fail(Denied(action, refused))
+        for listener in tuple(self._listeners):
+            listener.on_denied(refused)
 
 
 class _Request(Pending):

@@ -19,7 +19,7 @@ from slipstream.stores.nats.bucket import LANE_FAILURES, Bucket, Pauses, settle
 from slipstream.stores.nats.consumer import PushConsumer
 from slipstream.stores.nats.error_map import ApiError
 from slipstream.stores.nats.intake import Arrival, Intake, OutOfStep
-from slipstream.stores.nats.lane import Disconnected, Frame, Listener, NoResponders, read_frame
+from slipstream.stores.nats.lane import Denied, Disconnected, Frame, Listener, NoResponders, read_frame
 from slipstream.stores.nats.lookout import Lookout
 from slipstream.stores.nats.opening import FeedOptions, open_consumer
 from slipstream.stores.nats.tail import tail_revisions
@@ -175,6 +175,12 @@ class Feed(Listener):
         if self._consumer is not None:
             self._consumer.forget()
             self._consumer = None
+
+    def on_denied(self, subject: str) -> None:
+        # The server would wait for ever for the word to go on, and send heartbeats meanwhile.
+        consumer = self._consumer
+        if consumer is not None and consumer.is_flow_control(subject):
+            self._finish(settle(Denied("publish", subject), store=self._bucket.name, key=None))
 
     def _on_frames(self, generation: int, frames: list[Frame]) -> None:
         if generation != self._generation or self._updates.closed:

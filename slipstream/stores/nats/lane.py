@@ -156,6 +156,10 @@ class Listener(Protocol):
     def on_closed(self) -> None:
         """The last call; what is sent in it still leaves if the connection is alive. May come twice."""
 
+    def on_denied(self, subject: str) -> None:
+        """The credentials do not permit something that was sent there; perhaps in lower case. Few need to know."""
+        return
+
 
 class Lane(Protocol):
     """Requests, subscriptions and sends over one connection, which reconnects by itself."""

@@ -208,6 +208,9 @@ class SlowLane(Lane):
             # nats-py hands the text on in lower case.
             if subject.lower() == refused.lower() and not future.done():
                 future.set_exception(Denied(action, subject))
+        if action == "publish":
+            for listener in tuple(self._listeners):
+                listener.on_denied(refused)
 
     # Inside.
 
