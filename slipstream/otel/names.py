@@ -118,7 +118,9 @@ class ReplicaMetrics:
         combine=min,
     )
     KEYS = Sampled(name="slipstream.replica.keys", unit="{key}", description="Keys in the copy", kind="gauge")
-    APPLIED = Sampled(name="slipstream.replica.applied", unit="{update}", description="Updates applied", kind="counter")
+    APPLIED = Sampled(
+        name="slipstream.replica.applied.updates", unit="{update}", description="Updates applied", kind="counter"
+    )
     BYTES = Sampled(
         name="slipstream.replica.applied.size", unit="By", description="Keys and values applied", kind="counter"
     )
@@ -134,15 +136,17 @@ class ReplicaMetrics:
     REBUILDS = Sampled(
         name="slipstream.replica.rebuilds", unit="{rebuild}", description="New beginnings", kind="counter"
     )
-    AUDITS = Sampled(name="slipstream.replica.audits", unit="{audit}", description="Audits", kind="counter")
+    AUDITS = Sampled(
+        name="slipstream.replica.audit.done", unit="{audit}", description="Audits carried out", kind="counter"
+    )
     FAILED_AUDITS = Sampled(
-        name="slipstream.replica.audits.failed", unit="{audit}", description="Audits that failed", kind="counter"
+        name="slipstream.replica.audit.failed", unit="{audit}", description="Audits that failed", kind="counter"
     )
     REMOVED = Sampled(
-        name="slipstream.replica.audits.removed", unit="{key}", description="Keys that audits removed", kind="counter"
+        name="slipstream.replica.audit.removed", unit="{key}", description="Keys that audits removed", kind="counter"
     )
     RESTORED = Sampled(
-        name="slipstream.replica.audits.restored", unit="{key}", description="Keys that audits restored", kind="counter"
+        name="slipstream.replica.audit.restored", unit="{key}", description="Keys that audits restored", kind="counter"
     )
     SNAPSHOT_FAILURES = Sampled(
         name="slipstream.replica.snapshot.failures",

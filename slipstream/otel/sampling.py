@@ -70,8 +70,9 @@ class Sampler:
         self._lock = threading.Lock()  # held for moments only, never while a loop is waited for
         # Each metric is collected by a call of its own. All those of one collection are given the same sample: a new
         # one is taken when a metric is asked for a second time.
-        self._told: set[Sampled] = set(metrics)
-        for metric in tuple(self._told):
+        self._told: set[Sampled] = set()
+        for metric in metrics:
+            self._told.add(metric)
             make = meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_gauge
             make(
                 metric.name,

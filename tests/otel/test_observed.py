@@ -40,21 +40,21 @@ class TestReplica:
                 assert found == {
                     "cursor": 2,
                     "keys": 2,
-                    "applied": 2,
+                    "applied.updates": 2,
                     "applied.size": 5,
                     "pending": 0,
                     "repairs": 0,
                     "rebuilds": 0,
-                    "audits": 0,
-                    "audits.failed": 0,
-                    "audits.removed": 0,
-                    "audits.restored": 0,
+                    "audit.done": 0,
+                    "audit.failed": 0,
+                    "audit.removed": 0,
+                    "audit.restored": 0,
                     "snapshot.failures": 0,
                 }
                 await replica.audit()
-                assert recorded.value("slipstream.replica.audits") == 1
+                assert recorded.value("slipstream.replica.audit.done") == 1
         assert recorded.value("slipstream.replica.keys") is None
-        assert recorded.value("slipstream.replica.audits") == 1
+        assert recorded.value("slipstream.replica.audit.done") == 1
 
     async def test_before_it_is_level_there_is_no_staleness(self, store: KvStore, recorded: Recorded) -> None:
         replica = Replica(store)
