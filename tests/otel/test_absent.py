@@ -39,3 +39,35 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     done = run(f"{WITHOUT} import slipstream.otel")
     assert done.returncode == 1
     assert "pip install 'slipstream-kv[otel]'" in done.stderr
+
+
+LATE = """
+import asyncio, slipstream, slipstream.otel
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+async def main():
+    async with slipstream.otel.instrument_connection(slipstream.connect("memory://")) as connection:
+        store = await connection.store("b")
+        exporter, reader, traces = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
+        traces.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(traces)
+        metrics.set_meter_provider(MeterProvider([reader]))
+        again = slipstream.otel.instrument(store, meter_provider=metrics.get_meter_provider())
+        async with store.watch(), again.watch():
+            data = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+            open_watches = [metric for metric in data if metric.name == "slipstream.watch.open"]
+            print(open_watches[0].data.data_points[0].value, exporter.get_finished_spans()[0].name)
+
+asyncio.run(main())
+"""
+
+
+def test_providers_that_the_process_sets_later_are_used() -> None:
+    done = run(LATE)
+    # `again` wraps what is wrapped: its watch and the one inside are both open.
+    assert (done.stdout, done.stderr) == ("3 watch b\n", "")

@@ -10,7 +10,7 @@ import slipstream
 from slipstream import LeaderElection, Lease, Lock, Replica
 from slipstream.errors import FencedError
 from slipstream.interfaces import KvStore
-from slipstream.model import ConnectionState
+from slipstream.model import ConnectionState, WatchCursor
 from slipstream.otel import observe_connection, observe_replica, observe_term
 from slipstream.stores.memory import MemoryConnection
 from slipstream.testing._waiting import bounded, eventually
@@ -55,6 +55,24 @@ class TestReplica:
                 assert recorded.value("slipstream.replica.audit.done") == 1
         assert recorded.value("slipstream.replica.keys") is None
         assert recorded.value("slipstream.replica.audit.done") == 1
+
+    async def test_of_two_with_one_name_the_worst_is_told(
+        self, store: KvStore, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await store.put_many({"a": b"1", "b": b"2"})
+        async with bounded(), Replica(store) as one, Replica(store, "a") as two:
+            with (
+                observe_replica(one, meter_provider=recorded.meters),
+                observe_replica(two, meter_provider=recorded.meters),
+            ):
+                await one.ready()
+                await two.ready()
+                monkeypatch.setattr(Replica, "cursor", property(lambda it: WatchCursor.from_u64(5 + (it is one))))
+                monkeypatch.setattr(Replica, "staleness", property(lambda it: 3.0 + (it is one)))
+                assert recorded.value("slipstream.replica.cursor") == 5
+                assert recorded.value("slipstream.replica.staleness") == 4.0
+                assert recorded.value("slipstream.replica.keys") == 3
+                monkeypatch.undo()
 
     async def test_before_it_is_level_there_is_no_staleness(self, store: KvStore, recorded: Recorded) -> None:
         replica = Replica(store)

@@ -386,6 +386,31 @@ class TestContext:
         assert durations(recorded, "iter_scan") == {("done", None): 1}
         assert recorded.span(f"iter_scan {store.name}").status.status_code is StatusCode.UNSET
 
+    async def test_closing_a_scan_closes_that_of_the_store(
+        self, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[str] = []
+
+        async def look(self: MemoryReader, prefix: str) -> AsyncIterator[KvEntry]:
+            try:
+                async for entry in original(self, prefix):
+                    yield entry
+            finally:
+                closed.append(prefix)
+
+        original = MemoryReader._iter_scan
+        monkeypatch.setattr(MemoryReader, "_iter_scan", look)
+        async with MemoryConnection() as connection:
+            plain = await connection.store("b")
+            await plain.put_many({"a": b"1", "b": b"2"})
+            inner = plain.iter_scan()  # held here, so that nothing but the wrapper can have closed it
+            monkeypatch.setattr(plain, "iter_scan", lambda prefix: inner)
+            entries = cast("AsyncGenerator[KvEntry]", instrument(plain, **recorded.providers).iter_scan())
+            await anext(entries)
+            assert closed == []
+            await entries.aclose()
+            assert closed == [""]
+
     async def test_what_is_not_sampled_is_measured_and_passes_that_on(self, plain: Connection, bucket: str) -> None:
         recorded = Recorded(traces=TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False))
         store = instrument(await plain.store(bucket), **recorded.providers)

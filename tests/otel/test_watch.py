@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,16 @@ async def test_all_watches_of_a_bucket_count_together(store: KvStore, recorded: 
         await collect(two, 1)
         assert recorded.value("slipstream.watch.open") == 2
         assert recorded.value("slipstream.watch.delivered") == 3
+
+
+async def test_of_several_the_one_counts_that_has_heard_nothing_for_longest(
+    store: KvStore, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store.watch() as one, store.watch() as two:
+        for watch, seconds in ((one, 3.0), (two, 7.0)):
+            told = replace(watch.statistics(), last_heard=seconds)
+            monkeypatch.setattr(watch, "statistics", lambda told=told: told)
+        assert recorded.value("slipstream.watch.last_heard") == 7.0
 
 
 async def test_aclose_ends_it(store: KvStore, recorded: Recorded) -> None:
