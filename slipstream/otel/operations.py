@@ -127,7 +127,8 @@ class Operation:
         took = perf_counter() - self._began
         if self._token is not None:
             context.detach(self._token)
-        if error is None or isinstance(error, GeneratorExit):  # a generator that was left early has done its work
+        left_early = isinstance(error, GeneratorExit) and not self._is_current  # a generator, which has done its work
+        if error is None or left_early:
             self._telemetry.instruments.duration.record(took, self._kind.done)
         else:
             self._failed(error, took)

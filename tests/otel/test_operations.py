@@ -183,7 +183,7 @@ class TestHandles:
     async def test_what_the_store_lacks_the_wrapper_lacks(self, recorded: Recorded) -> None:
         async with MemoryConnection() as connection:
             store = await connection.store("b")
-            only_roles = {name: getattr(type(store), name) for name in KvStore.__abstractmethods__}  # type: ignore[attr-defined]
+            only_roles = {name: getattr(type(store), name) for name in KvStore.__abstractmethods__}
             bare = type("Bare", (KvStore,), only_roles)()
             bare._ref = store._ref  # type: ignore[attr-defined]
             wrapped = instrument(bare, **recorded.providers)
@@ -453,7 +453,7 @@ def test_signatures_are_those_of_the_interfaces() -> None:
         (InstrumentedWatch, slipstream.Watch),
     ]
     for ours, role in pairs:
-        for name in role.__abstractmethods__:  # type: ignore[attr-defined]
+        for name in role.__abstractmethods__:
             wanted, made = getattr(role, name), getattr(ours, name)
             if inspect.isfunction(wanted):
                 assert inspect.signature(made) == inspect.signature(wanted), name
