@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -256,6 +256,14 @@ class TestOutcomes:
         span = recorded.span(f"get {store.name}")
         assert (span.attributes or {})["slipstream.outcome"] == "cancelled"
         assert span.status.status_code is StatusCode.UNSET
+        assert durations(recorded, "get") == {("cancelled", None): 1}
+
+    async def test_a_coroutine_that_is_dropped_is_not_done(self, recorded: Recorded) -> None:
+        async with MemoryConnection() as connection:
+            store = instrument(await connection.store("b"), **recorded.providers)
+            work = cast("Coroutine[Any, Any, object]", store.get("k"))
+            work.send(None)  # to where it waits for the first time
+            work.close()
         assert durations(recorded, "get") == {("cancelled", None): 1}
 
     async def test_what_a_program_raises_is_told_by_its_type_alone(self, store: KvStore, recorded: Recorded) -> None:
