@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from http.client import HTTPConnection, HTTPException
@@ -21,6 +22,7 @@ from slipstream.testing.server import NatsServer
 T = TypeVar("T")
 _NAMES = ("n1", "n2", "n3")
 _POLL = 0.05  # seconds
+_ROUTES = 3  # between two nodes; each account takes one of them
 _ANSWER_SECONDS = 1.0  # a paused node takes connections and says nothing
 
 
@@ -113,7 +115,7 @@ class NatsCluster:
         return ",".join(node.url for node in self.nodes)
 
     async def ready(self) -> None:
-        """Return once there is a meta leader, and it and every node see one another.
+        """Return once there is a meta leader, it and every node see one another, and each has all routes to each.
 
         A node that is down, paused or cut off is waited for: it has to be back.
 
@@ -216,6 +218,7 @@ http: "127.0.0.1:{monitor_port}"
 cluster {{
     name: slipstream-test
     listen: "127.0.0.1:{route_ports[name]}"
+    pool_size: {_ROUTES}
     # What nodes tell one another would be ways around the proxies.
     advertise: "127.0.0.1:{nowhere}"
     no_advertise: {json.dumps(not self._advertise)}
@@ -243,7 +246,18 @@ cluster {{
             return False
         others = views[leader].get("replicas") or []
         reached = [other for other in others if other["current"] and not other.get("offline")]
-        return len(views) == len(self._nodes) == len(reached) + 1
+        return len(views) == len(self._nodes) == len(reached) + 1 and await self._is_routed()
+
+    async def _is_routed(self) -> bool:
+        """Messages of clients get from each node to each. The meta leader does without: its routes are others."""
+        views = await self._views("/routez")
+        pairs = Counter(
+            (node.name, route.get("remote_name"))
+            for node, view in views
+            for route in view.get("routes") or []
+            if not route.get("account")  # else one for that account alone, as for the system's
+        )
+        return all(pairs[pair] == _ROUTES for pair in self._routes)
 
     async def _meta_views(self) -> dict[str, dict[str, Any]]:
         """How each node that answers sees the cluster, by the node's name."""
