@@ -37,7 +37,8 @@ def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 
 def loggers(tree: ast.Module) -> list[str]:
     """What a module names its loggers by, as it is written."""
-    return [ast.unparse(call) for call in calls_of(tree, "getLogger")]
+    # Without a name it is the root, to which the command adds its handler.
+    return [ast.unparse(call) for call in calls_of(tree, "getLogger") if call.args]
 
 
 def assigned(tree: ast.Module) -> list[str]:
