@@ -101,6 +101,7 @@ class Left:
     async def settled(self) -> None:
         """Remember what there is now."""
         self.tasks = _others()
+        self._listeners = set(_lane(self._connection)._listeners)
         self._futures = len(_pending_futures())
         self._interests = await asyncio.to_thread(self._subscribed)
 
@@ -111,7 +112,7 @@ class Left:
             return {
                 "tasks": _others() - self.tasks,
                 "pending requests": _pending_requests(self._connection),
-                "listeners": _lane(self._connection)._listeners,
+                "listeners": set(_lane(self._connection)._listeners) - self._listeners,
                 "background": self._connection._background,
                 "subscriptions": await asyncio.to_thread(self._subscribed) - self._interests,
                 "futures": max(0, len(_pending_futures()) - self._futures),
