@@ -62,6 +62,10 @@ _REPLICA = (
     _Command("follow", "replica:follow", _COPIES, "slipstream replica follow config ./copy"),
     _Command("inspect", "replica:inspect", _COPIES, "slipstream replica inspect ./copy --prefix node."),
     _Command("verify", "replica:verify", _COPIES, "slipstream replica verify config ./copy"),
+    _Command("export", "artifacts:export", _COPIES, "slipstream replica export ./copy ./artifact --store config"),
+    _Command("import", "artifacts:import_", _COPIES, "slipstream replica import ./artifact ./copy"),
+    _Command("publish", "artifacts:publish", _COPIES, "slipstream replica publish ./artifact s3://backups/config"),
+    _Command("fetch", "artifacts:fetch", _COPIES, "slipstream replica fetch s3://backups/config ./artifact"),
 )
 
 

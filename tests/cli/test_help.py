@@ -37,7 +37,7 @@ def test_every_command_is_there() -> None:
     assert {path[0] for path, _ in COMMANDS} == NAMED_BY_THE_ISSUE
     groups = {path for path, _ in COMMANDS if len(path) == 2}
     assert groups >= {("stores", name) for name in ("list", "create", "info", "delete", "ensure")}
-    assert groups >= {("replica", name) for name in ("follow", "inspect", "verify")}
+    assert groups >= {("replica", name) for name in ("follow", "inspect", "verify", "export", "import")}
 
 
 @pytest.mark.parametrize(("path", "app"), COMMANDS, ids=[" ".join(path) for path, _ in COMMANDS])
