@@ -46,6 +46,7 @@ _TABLE = (
     _Command("elect", "held:elect", _COORDINATION, "slipstream elect scheduler -- ./run-scheduler --fast"),
     _Command("lock", "held:lock", _COORDINATION, "slipstream lock migration -- ./migrate"),
     _Command("members", "members:members", _COORDINATION, "slipstream members workers --watch"),
+    _Command("ui", "ui:ui", _OPERATIONS, "slipstream ui config --web"),
     _Command("server", "server:server", _OPERATIONS, "slipstream server ./data"),
     _Command("doctor", "doctor:doctor", _OPERATIONS, "slipstream doctor config"),
     _Command("permissions", "permissions:permissions", _OPERATIONS, "slipstream permissions reader config"),

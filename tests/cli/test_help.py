@@ -17,7 +17,20 @@ from tests.cli.conftest import ROOT, Cli
 COMMON = {"--url", "--context", "--creds", "--timeout", "--json"}
 NAMED_BY_THE_ISSUE = {
     *("get", "put", "create", "update", "delete", "purge", "keys", "scan", "history", "watch", "diff", "apply"),
-    *("dump", "restore", "stores", "replica", "elect", "lock", "members", "server", "permissions", "bench", "doctor"),
+    *(
+        "dump",
+        "restore",
+        "stores",
+        "replica",
+        "elect",
+        "lock",
+        "members",
+        "server",
+        "permissions",
+        "bench",
+        "doctor",
+        "ui",
+    ),
 }
 
 
