@@ -143,7 +143,7 @@ def behind_token(token: str) -> Middleware:
         if not _same(given if given is not None else known, token) or _is_foreign(request):
             return web.Response(status=403, text="the address that slipstream ui --web printed has a token: use that\n")
         if given is not None and request.path == "/":
-            passed = web.HTTPSeeOther("/")
+            passed = web.Response(status=303, headers={"Location": "/"})
             passed.set_cookie(cookie, token, httponly=True, samesite="Strict", secure=request.secure)
             _harden(passed)
             return passed
