@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import sys
+import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +28,7 @@ from slipstream.interfaces import Connection, KvStore
 from slipstream.model import StoreConfig
 from slipstream.testing import NatsServer
 from slipstream.testing._waiting import bounded
+from tests.cli.conftest import SECONDS, Cli
 
 SIZE = (150, 40)
 
@@ -267,3 +271,64 @@ async def test_a_picture_of_it(connection: Connection, store: KvStore, tmp_path:
         "Leases",
     ):
         assert expected in drawn
+
+
+async def test_more_keys_than_are_listed(
+    connection: Connection, store: KvStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slipstream.cli.ui.following.LIMIT", 3)
+    await store.put_many({"a.1": b"1", "a.2": b"1", "b.1": b"1", "b.2": b"1"})
+    async with viewing(connection, store.name) as pilot:
+        await until(pilot, lambda: "4 keys are more than the 3 that are listed" in text(pilot, "store"))
+        assert rows(pilot) == []
+    async with viewing(connection, store.name, "a.") as pilot:
+        await until(pilot, lambda: rows(pilot) == ["a.1", "a.2"])
+        await store.put_many({"a.3": b"1", "a.4": b"1"})
+        await until(pilot, lambda: "more than 3 keys have come" in text(pilot, "store"))
+        assert rows(pilot) == []
+
+
+@pytest.mark.parametrize("end", ["q", "\x03", signal.SIGTERM], ids=["q", "ctrl-c", "sigterm"])
+async def test_the_command_gives_the_terminal_back(
+    bare_cli: Cli, nats_url: str, store: KvStore, end: str | int
+) -> None:
+    await store.put("node.a", b"the-value")
+    ours, its = os.openpty()
+    before = termios.tcgetattr(its)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "slipstream.cli", "ui", store.name, "--url", nats_url),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env=bare_cli.environment | {"TERM": "xterm-256color", "LINES": "30"},
+        start_new_session=True,
+    )
+    loop = asyncio.get_running_loop()
+    drawn = bytearray()
+    shown = asyncio.Event()
+
+    def read() -> None:
+        drawn.extend(os.read(ours, 65536))
+        if b"the-value" in drawn:
+            shown.set()
+
+    loop.add_reader(ours, read)
+    try:
+        async with asyncio.timeout(SECONDS):
+            await shown.wait()
+            if isinstance(end, str):
+                os.write(ours, end.encode())
+            else:
+                process.send_signal(end)
+            assert await process.wait() == 0
+            while b"\x1b[?1049l" not in drawn:  # noqa: ASYNC110 - what it wrote last is still on its way
+                await asyncio.sleep(0.01)
+        assert termios.tcgetattr(its) == before
+        assert b"Traceback" not in drawn
+    finally:
+        loop.remove_reader(ours)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
+        os.close(its)

@@ -25,7 +25,7 @@ from slipstream.cli.ui.rows import Rows
 from slipstream.cli.ui.screens import ChooseStore, Comparison, colored
 from slipstream.cli.ui.values import View, value_difference, view_value
 from slipstream.cli.ui.watchers import read_watchers
-from slipstream.errors import KvError
+from slipstream.errors import KvError, StoreNotFoundError
 from slipstream.interfaces import Connection, KvStore
 from slipstream.model import KvUpdate, Operation
 
@@ -51,7 +51,7 @@ class LiveView(App[None]):
     ]
     CSS = """
     #connection, #store { height: 1; padding: 0 1; }
-    #stores { width: 24; border: round $primary; }
+    #stores { width: 24; height: 100%; text-wrap: nowrap; text-overflow: ellipsis; border: round $primary; }
     #left { width: 36; }
     #keys { border: round $primary; }
     #search { height: 3; }
@@ -70,6 +70,8 @@ class LiveView(App[None]):
         self._view = View.AUTO
         self._history: list[KvUpdate] = []
         self._marked: int | None = None
+        self._problem = ""
+        self._key_stale = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield Static("connecting …", id="connection")
@@ -100,6 +102,7 @@ class LiveView(App[None]):
         self._main.query_one("#keys").border_title = "Keys"
         self._main.query_one("#keys").focus()
         self.run_worker(self._follow_connection(), group="connection")
+        self.run_worker(self._follow_key(), group="key")
         self.run_worker(self._refresh(), group="refresh")
 
     # ---- what is chosen
@@ -116,7 +119,7 @@ class LiveView(App[None]):
     @on(Rows.Chosen, "#keys")
     def _key_chosen(self, event: Rows.Chosen) -> None:
         self._key, self._marked = event.row, None
-        self._read_key()
+        self._key_stale.set()
 
     @on(Input.Changed, "#search")
     def _searched(self) -> None:
@@ -178,6 +181,13 @@ class LiveView(App[None]):
             await self._attempt(self._read_tab)
             await asyncio.sleep(_REFRESH_SECONDS)
 
+    async def _follow_key(self) -> None:
+        """One reading at a time: of a key that is written all the time, each reading shows what is there by then."""
+        while True:
+            await self._key_stale.wait()
+            self._key_stale.clear()
+            await self._attempt(self._read_history)
+
     async def _follow_store(self, name: str) -> None:
         self._store, self._key = None, None
         self._listed(KeyIndex())
@@ -187,8 +197,11 @@ class LiveView(App[None]):
                 self._store = store
                 await follow_keys(store, self._prefix, listed=self._listed, changed=self._changed)
             except TooManyKeysError as error:
-                self._tell("store", f"{name}: {error}", "yellow")
+                self._stop_listing(f"{name}: {error}")
                 return
+            except StoreNotFoundError as error:
+                self._store = None
+                self._stop_listing(str(error))
             except KvError as error:
                 self._tell("store", str(error), "red")
             # It may be made again, or the server be back.
@@ -223,26 +236,31 @@ class LiveView(App[None]):
             self._tell("store", f"there is no store {self._wanted!r}", "red")
 
     async def _read_status(self) -> None:
-        if self._store is not None and len(self._index):
+        if self._store is not None and not self._problem:
             self._tell("store", store_line(await self._store.status()))
 
     def _listed(self, index: KeyIndex) -> None:
-        self._index = index
+        self._index, self._problem = index, ""
         self._show_keys()
-        self._read_key()
+        self._key_stale.set()
+
+    def _stop_listing(self, problem: str) -> None:
+        self._listed(KeyIndex())
+        self._problem = problem
+        self._tell("store", problem, "red")
 
     def _changed(self, updates: Sequence[KvUpdate]) -> None:
         self._show_keys()
         if any(update.key == self._key for update in updates):
-            self._read_key()
-
-    def _read_key(self) -> None:
-        self.run_worker(self._attempt(self._read_history), group="key", exclusive=True)
+            self._key_stale.set()
 
     async def _read_history(self) -> None:
         store, key = self._store, self._key
         # The newest first: what a table begins with.
-        self._history = [] if store is None or key is None else (await store.history(key))[::-1]
+        history = [] if store is None or key is None else (await store.history(key))[::-1]
+        if (store, key) != (self._store, self._key):
+            return  # another one was chosen meanwhile, and is read next
+        self._history = history
         self._show_value()
         self._show_history()
 

@@ -122,7 +122,7 @@ class _Site(Server):
             await self._process_messages(websocket, visitor)
         finally:
             self._websockets.discard(websocket)
-            await asyncio.shield(visitor.stop())
+            await visitor.stop()
         return websocket
 
 
