@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Input, OptionList, Static, TabbedContent
+from textual.widgets import DataTable, Footer, Input, OptionList, Static, TabbedContent
 
 import slipstream
 from slipstream.cli.connecting import need_admin
@@ -92,7 +92,8 @@ async def test_a_store_that_is_empty_made_and_made_again(connection: Connection,
         await store.put("first", b"1")
         await until(pilot, lambda: rows(pilot) == ["first"])
         await connection.delete_store(bucket)
-        await until(pilot, lambda: bucket not in _stores(pilot))
+        await until(pilot, lambda: bucket not in _stores(pilot) and rows(pilot) == [])
+        assert bucket in text(pilot, "store")
         again = await connection.store(bucket)
         await again.put("second", b"2")
         await until(pilot, lambda: rows(pilot) == ["second"])
@@ -255,6 +256,8 @@ async def test_a_picture_of_it(connection: Connection, store: KvStore, tmp_path:
     async with viewing(connection, store.name) as pilot:
         await until(pilot, lambda: '"zone"' in text(pilot, "value"))
         await until(pilot, lambda: text(pilot, "connection").startswith("● connected"))
+        await until(pilot, lambda: "2 records" in text(pilot, "store"))
+        await until(pilot, lambda: len(pilot.app.screen.query_one(Footer).children) > 3)
         picture = tmp_path / "ui.svg"
         picture.write_text(pilot.app.export_screenshot())
     drawn = picture.read_text().replace("&#160;", " ")
@@ -269,6 +272,8 @@ async def test_a_picture_of_it(connection: Connection, store: KvStore, tmp_path:
         "History",
         "Watchers",
         "Leases",
+        "Search",
+        "Quit",
     ):
         assert expected in drawn
 

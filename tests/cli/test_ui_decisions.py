@@ -59,7 +59,7 @@ class TestValues:
             (b"\xff\x00", View.TEXT, (View.HEX, f"00000000  {'ff 00':<48} ..")),
             (b"ab", View.HEX, (View.HEX, f"00000000  {'61 62':<48} ab")),
             (b'"\\u009b2J"', View.JSON, (View.JSON, '"\\u009b2J"')),
-            (b"a\rb\tc", View.TEXT, (View.TEXT, "a␍b  c")),
+            (b"a\rb\tc", View.TEXT, (View.TEXT, "a␍b c")),
         ],
     )
     def test_how_it_is_shown(self, value: bytes, view: View, expected: tuple[View, str]) -> None:
@@ -77,7 +77,7 @@ class TestValues:
     @pytest.mark.parametrize("letter", ["a", "é", "€", "😀"])
     @pytest.mark.parametrize("shift", range(4))
     def test_of_a_long_one_the_beginning(self, letter: str, shift: int) -> None:
-        value = b"x" * shift + letter.encode() * SHOWN_BYTES
+        value = b"x" * shift + letter.encode() * (SHOWN_BYTES + 1)
         view, shown = view_value(value)
         assert view is View.TEXT
         assert len(shown.encode()) < SHOWN_BYTES + 30
