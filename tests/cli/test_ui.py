@@ -18,6 +18,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Footer, Input, OptionList, Static, TabbedContent
 
 import slipstream
+from slipstream.cli.commands.grants import grants
 from slipstream.cli.connecting import need_admin
 from slipstream.cli.ui.app import LiveView
 from slipstream.cli.ui.rows import Rows
@@ -337,3 +338,26 @@ async def test_the_command_gives_the_terminal_back(
             await process.wait()
         os.close(ours)
         os.close(its)
+
+
+async def test_who_may_only_read_one_store_sees_it(tmp_path: Path) -> None:
+    permissions = grants(["reader", "watcher"], "config").as_config()
+    users = f"{{user: root, password: r}}, {{user: reader, password: s, {permissions}}}"
+    async with NatsServer(tmp_path, config=f"authorization {{ users: [{users}] }}") as server:
+
+        def login(user: str, password: str) -> str:
+            return server.url.replace("nats://", f"nats://{user}:{password}@")
+
+        async with (
+            slipstream.connect(login("root", "r")) as root,
+            slipstream.connect(login("reader", "s"), op_timeout=5.0) as connection,
+        ):
+            store = await root.store("config")
+            await store.put("k", b"the-value")
+            async with viewing(connection, "config") as pilot:
+                await until(pilot, lambda: "the-value" in text(pilot, "value"))
+                await store.put("k", b"another")
+                await until(pilot, lambda: "another" in text(pilot, "value"))
+                await until(pilot, lambda: "1 records" in text(pilot, "store"))
+                show_tab(pilot, "watchers")
+                await until(pilot, lambda: "CONSUMER.LIST" in text(pilot, "store"))

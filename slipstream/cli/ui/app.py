@@ -104,17 +104,16 @@ class LiveView(App[None]):
         self.run_worker(self._follow_connection(), group="connection")
         self.run_worker(self._follow_key(), group="key")
         self.run_worker(self._refresh(), group="refresh")
+        if self._wanted is not None:
+            self._follow(self._wanted)  # also who may not list the stores may look at one
 
     # ---- what is chosen
 
     @on(OptionList.OptionHighlighted, "#stores")
     def _store_chosen(self, event: OptionList.OptionHighlighted) -> None:
         name = event.option_id
-        if name is None:
-            return
-        if self._store is None or self._store.name != name or self._wanted != name:
-            self._wanted = name
-            self.run_worker(self._follow_store(name), group="store", exclusive=True)
+        if name is not None and name != self._wanted:
+            self._follow(name)
 
     @on(Rows.Chosen, "#keys")
     def _key_chosen(self, event: Rows.Chosen) -> None:
@@ -135,7 +134,7 @@ class LiveView(App[None]):
 
     @on(TabbedContent.TabActivated)
     def _tab_chosen(self) -> None:
-        self.run_worker(self._read_tab(), group="tab", exclusive=True)
+        self.run_worker(self._attempt(self._read_tab), group="tab", exclusive=True)
 
     def action_search(self) -> None:
         self._main.query_one("#search").focus()
@@ -188,6 +187,10 @@ class LiveView(App[None]):
             self._key_stale.clear()
             await self._attempt(self._read_history)
 
+    def _follow(self, name: str) -> None:
+        self._wanted = name
+        self.run_worker(self._follow_store(name), group="store", exclusive=True)
+
     async def _follow_store(self, name: str) -> None:
         self._store, self._key = None, None
         self._listed(KeyIndex())
@@ -230,10 +233,10 @@ class LiveView(App[None]):
         stores.clear_options().add_options(Option(Text(name), id=name) for name in names)
         if not names:
             self._tell("store", _NO_STORE, "yellow")
-        elif self._wanted in names or self._wanted is None:
-            stores.highlighted = names.index(self._wanted) if self._wanted is not None else 0
-        else:
-            self._tell("store", f"there is no store {self._wanted!r}", "red")
+        elif self._wanted is None:
+            stores.highlighted = 0
+        elif self._wanted in names:
+            stores.highlighted = names.index(self._wanted)
 
     async def _read_status(self) -> None:
         if self._store is not None and not self._problem:
