@@ -193,6 +193,8 @@ async def test_two_stores_beside_each_other(connection: Connection, store: KvSto
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, Comparison))
         await until(pilot, lambda: rows(pilot, "differing") == ["changed", "come", "gone"])
+        await pilot.press("c", "slash")  # of the main view, not of this one
+        assert isinstance(pilot.app.screen, Comparison)
         assert text(pilot, "verdict").endswith("1 added, 1 removed, 1 changed")
         await until(pilot, lambda: "-old\n+new" in text(pilot, "difference"))
         await pilot.press("escape")
@@ -292,6 +294,23 @@ async def test_more_keys_than_are_listed(
         await store.put_many({"a.3": b"1", "a.4": b"1"})
         await until(pilot, lambda: "more than 3 keys have come" in text(pilot, "store"))
         assert rows(pilot) == []
+
+
+async def test_an_error_in_it_shows_no_variables(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def fails(_: LiveView) -> None:
+        password = "".join(["not-", "to-be-", "shown"])
+        raise ZeroDivisionError(len(password))
+
+    monkeypatch.setattr(LiveView, "_read_stores", fails)
+    app = LiveView(connection)
+    async with bounded():
+        await app.run_async(headless=True, size=SIZE)
+    assert app.return_code == 1
+    told = capfd.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert "not-to-be-shown" not in told
 
 
 @pytest.mark.parametrize("end", ["q", "\x03", signal.SIGTERM], ids=["q", "ctrl-c", "sigterm"])

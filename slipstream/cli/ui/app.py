@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar
 
+import textual
 from rich.text import Text
+from rich.traceback import Traceback
 from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -32,6 +34,7 @@ from slipstream.model import KvUpdate, Operation
 _REFRESH_SECONDS = 2.0
 """Of what no watch tells: stores, consumers, who holds what."""
 _AGAIN_SECONDS = 1.0
+_OF_THE_MAIN_SCREEN = frozenset({"search", "leave_search", "view", "mark", "compare"})
 _NO_STORE = "there are no stores yet: slipstream put STORE KEY VALUE makes one"
 
 
@@ -106,6 +109,13 @@ class LiveView(App[None]):
         self.run_worker(self._refresh(), group="refresh")
         if self._wanted is not None:
             self._follow(self._wanted)  # also who may not list the stores may look at one
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action not in _OF_THE_MAIN_SCREEN or len(self.screen_stack) == 1
+
+    def _fatal_error(self) -> None:
+        # textual's own shows the local variables: stored values, and how the server is logged in to.
+        self.panic(Traceback(show_locals=False, suppress=[textual]))
 
     # ---- what is chosen
 

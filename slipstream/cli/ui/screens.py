@@ -107,7 +107,7 @@ class Comparison(Screen[None]):
             shown = Text(str(error), "red")
         else:
             lines = value_difference(_value(left), _value(right))
-            shown = Text(f"{self._signs.get(key, '')} {key}\n\n", "bold")
+            shown = Text().append(f"{self._signs.get(key, '')} {key}\n\n", "bold")
             shown.append(colored(lines) if lines else Text("the same by now"))
         self.query_one("#difference", Static).update(shown)
 

@@ -45,8 +45,9 @@ async def look(visit: Visit) -> int:
     from slipstream.cli.ui.app import LiveView
 
     async with open_connection(visit.options) as connection:
-        await LiveView(connection, store=visit.store, prefix=visit.prefix).run_async()
-    return Exit.OK
+        app = LiveView(connection, store=visit.store, prefix=visit.prefix)
+        await app.run_async()
+    return app.return_code or Exit.OK
 
 
 def main() -> int:
