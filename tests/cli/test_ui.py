@@ -314,14 +314,13 @@ async def test_an_error_in_it_shows_no_variables(
 
 
 @pytest.mark.parametrize("end", ["q", "\x03", signal.SIGTERM], ids=["q", "ctrl-c", "sigterm"])
-async def test_the_command_gives_the_terminal_back(
-    bare_cli: Cli, nats_url: str, store: KvStore, end: str | int
-) -> None:
-    await store.put("node.a", b"the-value")
+async def test_the_command_gives_the_terminal_back(bare_cli: Cli, url: str, bucket: str, end: str | int) -> None:
+    async with slipstream.connect(url) as connection:
+        await (await connection.store(bucket)).put("node.a", b"the-value")
     ours, its = os.openpty()
     before = termios.tcgetattr(its)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "slipstream.cli", "ui", store.name, "--url", nats_url),
+        *(sys.executable, "-W", "error", "-m", "slipstream.cli", "ui", bucket, "--url", url),
         stdin=its,
         stdout=its,
         stderr=its,
@@ -350,6 +349,8 @@ async def test_the_command_gives_the_terminal_back(
                 await asyncio.sleep(0.01)
         assert termios.tcgetattr(its) == before
         assert b"Traceback" not in drawn
+        async with slipstream.connect(url) as connection:
+            await connection.delete_store(bucket)
     finally:
         loop.remove_reader(ours)
         if process.returncode is None:
