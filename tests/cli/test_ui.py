@@ -296,6 +296,28 @@ async def test_more_keys_than_are_listed(
         assert rows(pilot) == []
 
 
+async def test_it_is_left_while_it_shows_something(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = asyncio.Event()
+
+    async def shows_late(app: LiveView) -> None:
+        try:
+            await left.wait()
+        finally:
+            app._tell("store", "too late")  # there is no such widget any more
+
+    removed = LiveView._close_all
+
+    async def remove(app: LiveView) -> None:
+        await removed(app)
+        left.set()
+
+    monkeypatch.setattr(LiveView, "_read_stores", shows_late)
+    monkeypatch.setattr(LiveView, "_close_all", remove)
+    async with viewing(connection) as pilot:
+        await pilot.pause()
+    assert left.is_set()
+
+
 async def test_an_error_in_it_shows_no_variables(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import textual
@@ -22,6 +23,7 @@ from slipstream.cli.render import moment, shown_in_line
 from slipstream.cli.ui.claims import candidates, claims
 from slipstream.cli.ui.following import TooManyKeysError, follow_keys
 from slipstream.cli.ui.index import KeyIndex
+from slipstream.cli.ui.leaving import while_shown
 from slipstream.cli.ui.lines import connection_line, store_line
 from slipstream.cli.ui.rows import Rows
 from slipstream.cli.ui.screens import ChooseStore, Comparison, colored
@@ -75,6 +77,7 @@ class LiveView(App[None]):
         self._marked: int | None = None
         self._problem = ""
         self._key_stale = asyncio.Event()
+        self._refresh_due = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield Static("connecting …", id="connection")
@@ -104,9 +107,9 @@ class LiveView(App[None]):
         self._main.query_one("#stores").border_title = "Stores"
         self._main.query_one("#keys").border_title = "Keys"
         self._main.query_one("#keys").focus()
-        self.run_worker(self._follow_connection(), group="connection")
-        self.run_worker(self._follow_key(), group="key")
-        self.run_worker(self._refresh(), group="refresh")
+        self.run_worker(while_shown(self, self._follow_connection()), group="connection")
+        self.run_worker(while_shown(self, self._follow_key()), group="key")
+        self.run_worker(while_shown(self, self._refresh()), group="refresh")
         if self._wanted is not None:
             self._follow(self._wanted)  # also who may not list the stores may look at one
 
@@ -144,7 +147,7 @@ class LiveView(App[None]):
 
     @on(TabbedContent.TabActivated)
     def _tab_chosen(self) -> None:
-        self.run_worker(self._attempt(self._read_tab), group="tab", exclusive=True)
+        self.run_worker(while_shown(self, self._attempt(self._read_tab)), group="tab", exclusive=True)
 
     def action_search(self) -> None:
         self._main.query_one("#search").focus()
@@ -172,7 +175,7 @@ class LiveView(App[None]):
 
         def chosen(name: str | None) -> None:
             if name is not None:
-                self.run_worker(self._compare(store, name), group="compare", exclusive=True)
+                self.run_worker(while_shown(self, self._compare(store, name)), group="compare", exclusive=True)
 
         self.push_screen(ChooseStore(f"Compare {store.name} with", others), chosen)
 
@@ -185,10 +188,13 @@ class LiveView(App[None]):
     async def _refresh(self) -> None:
         """What no watch tells, again and again."""
         while True:
+            self._refresh_due.clear()
             await self._attempt(self._read_stores)
             await self._attempt(self._read_status)
             await self._attempt(self._read_tab)
-            await asyncio.sleep(_REFRESH_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REFRESH_SECONDS):
+                    await self._refresh_due.wait()
 
     async def _follow_key(self) -> None:
         """One reading at a time: of a key that is written all the time, each reading shows what is there by then."""
@@ -199,7 +205,7 @@ class LiveView(App[None]):
 
     def _follow(self, name: str) -> None:
         self._wanted = name
-        self.run_worker(self._follow_store(name), group="store", exclusive=True)
+        self.run_worker(while_shown(self, self._follow_store(name)), group="store", exclusive=True)
 
     async def _follow_store(self, name: str) -> None:
         self._store, self._key = None, None
@@ -256,6 +262,7 @@ class LiveView(App[None]):
         self._index, self._problem = index, ""
         self._show_keys()
         self._key_stale.set()
+        self._refresh_due.set()
 
     def _stop_listing(self, problem: str) -> None:
         self._listed(KeyIndex())

@@ -13,6 +13,7 @@ from textual.widgets import Footer, Label, OptionList, Static
 
 from slipstream.cli.commands.differences import Difference, Kind
 from slipstream.cli.ui.compare import compare
+from slipstream.cli.ui.leaving import while_shown
 from slipstream.cli.ui.rows import Rows
 from slipstream.cli.ui.values import value_difference
 from slipstream.errors import KvError
@@ -83,11 +84,11 @@ class Comparison(Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Rows).focus()
-        self.run_worker(self._compare(), group="compare", exclusive=True)
+        self.run_worker(while_shown(self, self._compare()), group="compare", exclusive=True)
 
     def on_rows_chosen(self, event: Rows.Chosen) -> None:
         if event.row is not None:
-            self.run_worker(self._show(event.row), group="difference", exclusive=True)
+            self.run_worker(while_shown(self, self._show(event.row)), group="difference", exclusive=True)
 
     async def _compare(self) -> None:
         names = f"{self._left.name} -> {self._right.name}"
