@@ -46,6 +46,7 @@ _TABLE = (
     _Command("elect", "held:elect", _COORDINATION, "slipstream elect scheduler -- ./run-scheduler --fast"),
     _Command("lock", "held:lock", _COORDINATION, "slipstream lock migration -- ./migrate"),
     _Command("members", "members:members", _COORDINATION, "slipstream members workers --watch"),
+    _Command("ui", "ui:ui", _OPERATIONS, "slipstream ui config --web"),
     _Command("server", "server:server", _OPERATIONS, "slipstream server ./data"),
     _Command("doctor", "doctor:doctor", _OPERATIONS, "slipstream doctor config"),
     _Command("permissions", "permissions:permissions", _OPERATIONS, "slipstream permissions reader config"),
@@ -62,6 +63,10 @@ _REPLICA = (
     _Command("follow", "replica:follow", _COPIES, "slipstream replica follow config ./copy"),
     _Command("inspect", "replica:inspect", _COPIES, "slipstream replica inspect ./copy --prefix node."),
     _Command("verify", "replica:verify", _COPIES, "slipstream replica verify config ./copy"),
+    _Command("export", "artifacts:export", _COPIES, "slipstream replica export ./copy ./artifact --store config"),
+    _Command("import", "artifacts:import_", _COPIES, "slipstream replica import ./artifact ./copy"),
+    _Command("publish", "artifacts:publish", _COPIES, "slipstream replica publish ./artifact s3://backups/config"),
+    _Command("fetch", "artifacts:fetch", _COPIES, "slipstream replica fetch s3://backups/config ./artifact"),
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from slipstream.interfaces import Connection, KvStore
 from slipstream.model import StoreConfig
 from tests.cli.conftest import Cli
+from tests.replica.artifacts import s3_server
 
 TREE = {"db": {"host": "h", "port": 5432}, "on": True}
 
@@ -162,3 +163,78 @@ class TestReplica:
         await cli("replica", "follow", store.name, tmp_path / "c", "--once", "--kind", "sqlite")
         ended = await cli("replica", "follow", store.name, tmp_path / "c", "--once", "--kind", "log", code=2)
         assert "of the kind sqlite" in ended.err
+
+
+class TestArtifact:
+    async def test_a_copy_there_and_back_is_followed_from_its_cursor(
+        self, bare_cli: Cli, url: str, bucket: str, tmp_path: Path
+    ) -> None:
+        cli, at = bare_cli, ("--url", url)
+        copy, artifact, again = (tmp_path / name for name in ("copy", "artifact", "again"))
+        await cli("put", bucket, "node.a", "1", *at)
+        await cli("put", bucket, "node.b", "2", *at)
+        followed = await cli("replica", "follow", bucket, copy, "--prefix", "node.", "--once", "--json", *at)
+        exported = await cli(
+            "replica", "export", copy, artifact, "--store", bucket, "--prefix", "node.", "--json", "--url", "nats://x:1"
+        )
+        assert exported.record["cursor"] == followed.record["cursor"]
+        assert (exported.record["keys"], exported.record["prefixes"]) == (2, ["node."])
+        imported = (await cli("replica", "import", artifact, again, "--json")).record
+        assert (imported["store"], imported["keys"], imported["cursor"]) == (bucket, 2, exported.record["cursor"])
+        assert (await cli("replica", "inspect", again, "--values")).out == "node.a\t1\nnode.b\t2\n"
+        await cli("put", bucket, "node.a", "3", *at)
+        await cli("replica", "follow", bucket, again, "--prefix", "node.", "--once", *at)
+        assert (await cli("replica", "inspect", again, "--values")).out == "node.a\t3\nnode.b\t2\n"
+        await cli("stores", "delete", bucket, "--yes", *at)
+
+    async def test_nothing_is_overwritten_and_nothing_damaged_imported(
+        self, cli: Cli, store: KvStore, tmp_path: Path
+    ) -> None:
+        copy, artifact, again = (tmp_path / name for name in ("copy", "artifact", "again"))
+        await store.put("k", b"value")
+        assert "holds no copy" in (await cli("replica", "export", copy, artifact, "--store", store.name, code=1)).err
+        assert "holds no artifact" in (await cli("replica", "import", artifact, again, code=1)).err
+        await cli("replica", "follow", store.name, copy, "--once")
+        await cli("replica", "export", copy, artifact, "--store", store.name)
+        await cli("replica", "export", copy, artifact, "--store", store.name, code=1)
+        log = artifact / "fold.log"
+        log.write_bytes(log.read_bytes().replace(b"value", b"valve"))
+        damaged = (await cli("replica", "import", artifact, again, "--json", code=1)).error
+        assert (damaged["error"], "fold.log is damaged" in damaged["message"]) == ("ArtifactError", True)
+        assert not again.exists()
+
+    async def test_through_an_object_store(self, cli: Cli, store: KvStore, tmp_path: Path) -> None:
+        copy, artifact, fetched = (tmp_path / name for name in ("copy", "artifact", "fetched"))
+        await store.put("k", b"v")
+        await cli("replica", "follow", store.name, copy, "--once")
+        exported = (await cli("replica", "export", copy, artifact, "--store", store.name, "--json")).record
+        with s3_server(tmp_path) as s3:
+            s3.make_bucket("backups")
+            cli.environment |= {
+                "AWS_ENDPOINT": f"http://127.0.0.1:{s3.port}",
+                "AWS_ALLOW_HTTP": "true",
+                "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": "somebody",
+                "AWS_SECRET_ACCESS_KEY": "a-key-that-nobody-may-see",
+            }
+            there = "s3://backups/config"
+            assert "nothing was published" in (await cli("replica", "fetch", there, fetched, code=1)).err
+            assert (await cli("replica", "publish", artifact, there, "--json")).record["moved"] is True
+            assert (await cli("replica", "publish", artifact, there, "--json", code=1)).record["moved"] is False
+            assert (await cli("replica", "fetch", there, fetched, "--json")).record["cursor"] == exported["cursor"]
+
+    async def test_what_is_no_object_store_is_told_without_its_secret(
+        self, cli: Cli, store: KvStore, tmp_path: Path
+    ) -> None:
+        copy, artifact = tmp_path / "copy", tmp_path / "artifact"
+        await store.put("k", b"v")
+        await cli("replica", "follow", store.name, copy, "--once")
+        await cli("replica", "export", copy, artifact, "--store", store.name)
+        ended = await cli("replica", "publish", artifact, "ftp://somebody:hidden@host/x", code=2)
+        assert "not the URL of an object store" in ended.err
+        assert "hidden" not in ended.err + ended.out
+        assert "--allow-local" in (await cli("replica", "publish", artifact, f"file://{tmp_path}", code=2)).err
+        target = tmp_path / "published"
+        target.mkdir()
+        await cli("replica", "publish", artifact, f"file://{target}", "--allow-local")
+        assert (target / "latest.json").is_file()

@@ -17,7 +17,20 @@ from tests.cli.conftest import ROOT, Cli
 COMMON = {"--url", "--context", "--creds", "--timeout", "--json"}
 NAMED_BY_THE_ISSUE = {
     *("get", "put", "create", "update", "delete", "purge", "keys", "scan", "history", "watch", "diff", "apply"),
-    *("dump", "restore", "stores", "replica", "elect", "lock", "members", "server", "permissions", "bench", "doctor"),
+    *(
+        "dump",
+        "restore",
+        "stores",
+        "replica",
+        "elect",
+        "lock",
+        "members",
+        "server",
+        "permissions",
+        "bench",
+        "doctor",
+        "ui",
+    ),
 }
 
 
@@ -37,7 +50,7 @@ def test_every_command_is_there() -> None:
     assert {path[0] for path, _ in COMMANDS} == NAMED_BY_THE_ISSUE
     groups = {path for path, _ in COMMANDS if len(path) == 2}
     assert groups >= {("stores", name) for name in ("list", "create", "info", "delete", "ensure")}
-    assert groups >= {("replica", name) for name in ("follow", "inspect", "verify")}
+    assert groups >= {("replica", name) for name in ("follow", "inspect", "verify", "export", "import")}
 
 
 @pytest.mark.parametrize(("path", "app"), COMMANDS, ids=[" ".join(path) for path, _ in COMMANDS])

@@ -74,7 +74,7 @@ async def inspect(
 ) -> int:
     """Print what a copy holds and how far it has come. No server is asked; nobody may follow into it meanwhile."""
     out = options.output()
-    async with await _open_existing(folder) as snapshot:
+    async with await open_existing(folder) as snapshot:
         if values:
             for entry in snapshot.range(prefix):
                 out.record(entry_record(entry), [(entry.key, "bold"), (f"\t{shown_in_line(entry.value)}", "")])
@@ -92,7 +92,7 @@ async def verify(store: StoreName, folder: Folder, /, *, prefix: Prefix = "", op
     Nothing is changed. Keys that were written after the cursor are left out: of them the copy cannot know.
     """
     out = options.output()
-    async with open_store(options, store) as opened, await _open_existing(folder) as snapshot:
+    async with open_store(options, store) as opened, await open_existing(folder) as snapshot:
         cursor = snapshot.cursor
         status = await opened.status()
         if cursor.incarnation is not None and cursor.incarnation != status.incarnation:
@@ -149,7 +149,7 @@ async def _open(folder: Path, kind: Kind | None) -> SnapshotStore:
     return snapshot
 
 
-async def _open_existing(folder: Path) -> SnapshotStore:
+async def open_existing(folder: Path) -> SnapshotStore:
     """Raises: FalseError where there is none."""
     if _kind_in(folder) is None:
         raise FalseError(f"{folder} holds no copy: make one with `slipstream replica follow STORE {folder}`")
@@ -158,6 +158,12 @@ async def _open_existing(folder: Path) -> SnapshotStore:
 
 def _kind_in(folder: Path) -> str | None:
     return next((_KINDS[name] for content, name in CONTENTS.items() if (folder / content).exists()), None)
+
+
+def snapshot_class(backend: str) -> type[SnapshotStore] | None:
+    """The kind of store that calls itself so, None if there is none here."""
+    kind = _KINDS.get(backend)
+    return None if kind is None else _class(kind)
 
 
 def _class(kind: str) -> type[SnapshotStore]:
