@@ -42,6 +42,7 @@ def make_connection(options: Options, target: Target) -> Connection:
     return slipstream.connect(
         target.url,
         creds_file=options.creds or context.creds,
+        nkey_file=context.nkey,
         op_timeout=options.timeout,
         connect_timeout=min(options.timeout, 5.0),
         name="slipstream-cli",

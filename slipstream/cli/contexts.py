@@ -16,7 +16,7 @@ from urllib.parse import quote
 from slipstream.cli.exits import UsageError
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
-_CANNOT = ("nkey", "nsc", "user_jwt")
+_CANNOT = ("nsc", "user_jwt")
 """Ways to log in that slipstream does not have."""
 
 
@@ -26,12 +26,14 @@ class NatsContext:
 
     Attributes:
         creds: path of a .creds file.
+        nkey: path of a file with the seed of a user's nkey.
         cert, key, ca: paths of files for TLS.
         domain: of JetStream.
     """
 
     url: str = field(default=DEFAULT_URL, repr=False)
     creds: Path | None = None
+    nkey: Path | None = None
     cert: Path | None = None
     key: Path | None = None
     ca: Path | None = None
@@ -73,19 +75,21 @@ def parse_context(text: str, name: str, environment: Mapping[str, str]) -> NatsC
         value = said(field_name)
         return None if value is None else _expanded(value, environment)
 
-    user, token, creds = said("user"), said("token"), path("creds")
-    if not (user or token or creds):
+    user, token, creds, nkey = said("user"), said("token"), path("creds"), path("nkey")
+    if not (user or token or creds or nkey):
         for cannot in _CANNOT:
             if fields.get(cannot):
                 raise UsageError(
                     f"the nats context {name!r} logs in by {cannot}, which slipstream cannot: "
-                    "use creds, user and password, or a token"
+                    "use creds, an nkey, user and password, or a token"
                 )
     if fields.get("socks_proxy"):
         raise UsageError(f"the nats context {name!r} goes through a socks_proxy, which slipstream cannot")
     return NatsContext(
         url=_with_login(said("url") or DEFAULT_URL, user, said("password"), token),
-        creds=None if user else creds,  # the nats command's order: user and password first
+        # The nats command's order: user and password first, then creds, then the nkey.
+        creds=None if user else creds,
+        nkey=None if user or creds else nkey,
         cert=path("cert"),
         key=path("key"),
         ca=path("ca"),

@@ -69,6 +69,9 @@ class TestContexts:
 
     def test_the_order_of_logins_is_that_of_the_nats_command(self) -> None:
         assert self.parse(url="h", user="u", creds="/f").creds is None
+        assert self.parse(url="h", user="u", nkey="/n").nkey is None
+        assert self.parse(url="h", creds="/f", nkey="/n") == NatsContext(url="h", creds=Path("/f"))
+        assert self.parse(url="h", nkey="~/n") == NatsContext(url="h", nkey=Path("/home/me/n"))
         assert self.parse(url="h", token="t").url == "nats://t@h"
         assert self.parse(url="h", token="t", user="u").url == "nats://u:@h"
 
@@ -86,7 +89,6 @@ class TestContexts:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"nkey": SECRET},
             {"nsc": SECRET},
             {"user_jwt": SECRET},
             {"socks_proxy": SECRET},

@@ -10,7 +10,7 @@ import pytest
 
 import slipstream
 from slipstream.testing import NatsServer
-from slipstream.testing._tenants import Tenants
+from slipstream.testing._tenants import Key, Tenants
 from tests.cli.conftest import Cli
 
 SECRET = "s3cr3t-hunter2"
@@ -75,6 +75,15 @@ async def test_credentials_of_a_file(bare_cli: Cli, contexts: Callable[..., None
         assert "refused the credentials" in ended.err
         ended = await bare_cli("get", "b", "k", "--url", server.url, "--creds", tmp_path / "none", code=4)
         assert "cannot be read" in ended.err
+
+
+async def test_a_context_that_logs_in_by_an_nkey(bare_cli: Cli, contexts: Callable[..., None], tmp_path: Path) -> None:
+    key = Key.of_user()
+    (tmp_path / "user.nk").write_text(f"{key.seed.decode()}\n")
+    async with NatsServer(config=f'authorization {{ users = [ {{ nkey: "{key.public}" }} ] }}') as server:
+        contexts("prod", url=server.url, nkey="~/user.nk")
+        await bare_cli("put", "b", "k", "v", "--context", "prod")
+        assert (await bare_cli("get", "b", "k", "--context", "prod")).out == "v\n"
 
 
 async def test_without_its_extra_it_says_what_to_install(bare_cli: Cli, tmp_path: Path) -> None:
