@@ -23,7 +23,6 @@ from slipstream.cli.connecting import need_admin
 from slipstream.cli.ui.app import LiveView
 from slipstream.cli.ui.rows import Rows
 from slipstream.cli.ui.screens import ChooseStore, Comparison
-from slipstream.cli.ui.watchers import read_watchers
 from slipstream.coordination import Lease, Membership
 from slipstream.interfaces import Connection, KvStore
 from slipstream.model import StoreConfig
@@ -249,7 +248,7 @@ async def test_it_ends_and_leaves_no_consumer(connection: Connection, store: KvS
         await until(pilot, lambda: not app.is_running)
     assert app.return_code == 0
     async with bounded():
-        while await read_watchers(need_admin(connection), store.name):  # noqa: ASYNC110 - the server tells nobody
+        while await need_admin(connection).watchers(store.name):  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.01)
     assert not [task for task in asyncio.all_tasks() - before if not task.done() and "request" not in task.get_name()]
 

@@ -17,9 +17,9 @@ from slipstream.cli.ui.index import KeyIndex
 from slipstream.cli.ui.lines import connection_line
 from slipstream.cli.ui.values import SHOWN_BYTES, View, value_difference, view_value
 from slipstream.cli.ui.visitor import Visit
-from slipstream.cli.ui.watchers import Watcher, watcher_of
 from slipstream.coordination.records import Holder, Presence
 from slipstream.model import ConnectionEvent, ConnectionState, KvEntry, KvUpdate, Operation, VersionToken
+from slipstream.stores.nats.watchers import Watcher, watcher_of
 
 KEYS = st.text("ab.", min_size=1, max_size=3)
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -28,7 +28,6 @@ from slipstream.cli.ui.lines import connection_line, store_line
 from slipstream.cli.ui.rows import Rows
 from slipstream.cli.ui.screens import ChooseStore, Comparison, colored
 from slipstream.cli.ui.values import View, value_difference, view_value
-from slipstream.cli.ui.watchers import read_watchers
 from slipstream.errors import KvError, StoreNotFoundError
 from slipstream.interfaces import Connection, KvStore
 from slipstream.model import KvUpdate, Operation
@@ -296,7 +295,7 @@ class LiveView(App[None]):
 
     async def _read_watchers(self, store: KvStore) -> None:
         admin = find_admin(self._connection)
-        found = [] if admin is None else await read_watchers(admin, store.name)
+        found = [] if admin is None else await admin.watchers(store.name)
         self._fill(
             "watchers",
             [

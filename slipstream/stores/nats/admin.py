@@ -23,6 +23,7 @@ from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.stream_config import from_stream
 from slipstream.stores.nats.stream_update import updated_stream
 from slipstream.stores.nats.subjects import stream_name, subject_prefix
+from slipstream.stores.nats.watchers import Watcher, read_watchers
 
 T = TypeVar("T")
 _EXPECTED_STREAM_DIFFERS = 10060
@@ -132,6 +133,17 @@ class NatsAdmin:
         async def work(session: Session, api: JetStreamApi) -> Abilities:
             features = await self._features(session)
             return abilities(features, (await _existing(api, name)).config)
+
+        return await self._ask(work, store=name)
+
+    async def watchers(self, name: str) -> list[Watcher]:
+        """The watches, scans and listings that slipstream has under way on the bucket, the one most behind first.
+
+        Of the first thousand consumers. Raises: StoreNotFoundError.
+        """
+
+        async def work(_: Session, api: JetStreamApi) -> list[Watcher]:
+            return await read_watchers(api, name)
 
         return await self._ask(work, store=name)
 

@@ -1,4 +1,4 @@
-"""Who watches a store, and how far behind: its consumers that slipstream made."""
+"""Who watches a store, and how far behind: its consumers that slipstream made, by the metadata that `naming` gives."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slipstream.stores.nats.admin import NatsAdmin
 from slipstream.stores.nats.api import JetStreamApi
-from slipstream.stores.nats.session import Session
 from slipstream.stores.nats.subjects import stream_name
 
 LIMIT = 1000
@@ -47,22 +45,14 @@ def watcher_of(info: Mapping[str, Any]) -> Watcher | None:
     )
 
 
-async def read_watchers(admin: NatsAdmin, store: str) -> list[Watcher]:
-    """Those of a store, the one that is behind most first; of the first thousand consumers.
-
-    Raises: StoreNotFoundError, PermissionDeniedError, OperationTimeoutError, NotConnectedError.
-    """
-
-    async def work(_: Session, api: JetStreamApi) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = []
-        while len(found) < LIMIT:
-            answer = await api.call(f"CONSUMER.LIST.{stream_name(store)}", {"offset": len(found)})
-            page = answer.get("consumers") or []
-            found.extend(page)
-            if not page or len(found) >= answer.get("total", 0):
-                break
-        return found
-
-    infos = await admin._ask(work, store=store)
-    watchers = [watcher for info in infos if (watcher := watcher_of(info)) is not None]
+async def read_watchers(api: JetStreamApi, store: str) -> list[Watcher]:
+    """Those of a store, the one that is behind most first; of the first thousand consumers."""
+    found: list[Mapping[str, Any]] = []
+    while len(found) < LIMIT:
+        answer = await api.call(f"CONSUMER.LIST.{stream_name(store)}", {"offset": len(found)})
+        page = answer.get("consumers") or []
+        found.extend(page)
+        if not page or len(found) >= answer.get("total", 0):
+            break
+    watchers = [watcher for info in found if (watcher := watcher_of(info)) is not None]
     return sorted(watchers, key=lambda one: (-one.pending, one.application, one.host, one.pid))
