@@ -29,6 +29,7 @@ class Live(TicketView):
 
     async def hydrate(self, watch: Watch) -> None:
         """Take in the initial state, all of it. Raises what ended the watch."""
+        failure: KvError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 taking = group.create_task(self._take_all(watch))
@@ -36,7 +37,9 @@ class Live(TicketView):
                 await watch.wait_hydrated()
                 taking.cancel()  # which loses no update
         except* KvError as errors:
-            raise first_of(errors) from None
+            failure = first_of(errors)
+        if failure is not None:
+            raise failure  # out here: Python before 3.11.4 makes a group of what is raised inside of except*
 
     async def next(self, watch: Watch, *, among: Collection[str] | None = None) -> None:
         """Wait for the next update, or for somebody's time to be up, and take it in.

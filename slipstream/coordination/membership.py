@@ -158,13 +158,16 @@ class Membership(Mapping[str, bytes]):
     # ---- what runs beside the block
 
     async def _run(self) -> None:
+        failure: KvError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(persistently(self._follow))
                 if self._joins:
                     group.create_task(self._stay())
         except* KvError as errors:
-            raise first_of(errors) from None
+            failure = first_of(errors)
+        if failure is not None:
+            raise failure  # out here: Python before 3.11.4 makes a group of what is raised inside of except*
 
     async def _follow(self) -> None:
         """Keep the view; raises when the watch ends."""
